@@ -39,7 +39,10 @@ const (
 	heartbeatDefault   = 5 * time.Second // for a broker that announces none
 	silenceFactor      = 3               // heartbeats without a byte until the broker is given up
 	writeTimeout       = 10 * time.Second
-	repliesQueued      = 64 // of one call; a stream's callback that lags further holds up the reader
+	// requestOverheadBytes is more than a Request needs besides its body: kind,
+	// id, length words and a verb of the longest kind.
+	requestOverheadBytes = 2048
+	repliesQueued        = 64 // of one call; a stream's callback that lags further holds up the reader
 )
 
 // Client is one control connection.
@@ -150,8 +153,11 @@ func (c *Client) exchange(ctx context.Context, verb Verb, request any, each func
 		return err
 	}
 	defer c.unregister(id, waiting)
+	if most := c.welcome.FrameMax - requestOverheadBytes; uint64(len(body)) > most {
+		return fmt.Errorf("control: request %q: %w: %d bytes, the broker takes %d", verb, wire.ErrTooLarge, len(body), most)
+	}
 	if err := c.write(&wire.Request{ID: id, Verb: string(verb), Body: body}); err != nil {
-		c.fail(fmt.Errorf("%w: %w", ErrClosed, err))
+		c.fail(lost(err))
 		return c.Err()
 	}
 	for {
@@ -233,9 +239,6 @@ func (c *Client) write(m wire.Message) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	c.buffer = c.encoder.Append(c.buffer[:0], m)
-	if uint64(len(c.buffer)) > c.welcome.FrameMax+8 && c.welcome.FrameMax > 0 {
-		return fmt.Errorf("request of %d bytes is longer than the broker takes (%d)", len(c.buffer), c.welcome.FrameMax)
-	}
 	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
