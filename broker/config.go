@@ -1,0 +1,234 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"runtime"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/dataflow"
+	"github.com/brokerd/brokerd/wire"
+)
+
+// Config is everything that can be set about a broker. Start from Defaults: the
+// zero value of a limit is refused by Validate, so that a forgotten one is not
+// taken for "unlimited".
+type Config struct {
+	// Logger gets everything the broker has to say. nil: nothing is logged.
+	Logger *zap.Logger
+	// Version is what status and metrics show as the broker's version.
+	Version string
+
+	// Listen is the host:port to accept nodes on. Port 0 takes a free one.
+	Listen string
+	// Listener, if not nil, is used instead of Listen (socket activation). The
+	// broker closes it.
+	Listener net.Listener
+	// HTTP is the host:port of /metrics, /livez, /readyz and /status. Empty: off.
+	HTTP string
+	// AuthToken is what every Hello must carry. Empty: anyone who can connect
+	// is let in; Validate then wants a loopback address, or Insecure.
+	AuthToken []byte
+	// Insecure allows a Listen address that other machines reach, without a token.
+	Insecure bool
+	// Flows are the dataflows that are served from the start.
+	Flows []*dataflow.Flow
+	// Watchdog, if not nil, is called by the router's own goroutine about once a
+	// second, so that it stops when the router is stuck. It must not block.
+	Watchdog func()
+
+	// ConnectionsMax is how many connections there may be at a time. Run lowers
+	// it to what RLIMIT_NOFILE leaves.
+	ConnectionsMax int
+	// FrameBytesMax is the longest frame body after the handshake, both ways.
+	FrameBytesMax uint64
+	// InlineBytesMax is announced to local nodes: payloads up to here travel
+	// inside the frame, larger ones through shared memory.
+	InlineBytesMax uint64
+	// OutboundBytesMax is how many bytes may wait for one connection that does
+	// not read. One send that is larger goes through if nothing else waits.
+	OutboundBytesMax uint64
+	// HandshakeTimeout is the time from accept to Attach.
+	HandshakeTimeout time.Duration
+	// HeartbeatInterval is the silence after which a peer is sent a Ping. A
+	// remote peer that leaves three of them unanswered is disconnected.
+	HeartbeatInterval time.Duration
+	// SlowTimeout is how long a remote peer may take no byte while some wait.
+	SlowTimeout time.Duration
+	// LingerTimeout is how long a connection that we close may take to read what
+	// is left and to close its side.
+	LingerTimeout time.Duration
+	// DrainTimeout is how long nodes get to end when the broker is stopped.
+	DrainTimeout time.Duration
+	// EventLoops is the number of gnet's loops.
+	EventLoops int
+	// ReadBytes is the most that one loop reads from a connection before the
+	// others get their turn. A power of two.
+	ReadBytes int
+
+	// SharedMemory says whether it is offered at all. Where it cannot be used,
+	// the broker warns and works without.
+	SharedMemory bool
+	// ShmPrefix starts the names of all shared memory objects.
+	ShmPrefix string
+	// ShmMode is their access mode: 0600 this user only, 0660 a group too.
+	ShmMode fs.FileMode
+	// ShmGID is their group. -1: that of the process.
+	ShmGID int
+	// TotalBytes of shared memory that all nodes together may hold, the cache of
+	// free regions included.
+	TotalBytes uint64
+	// NodeBytes of shared memory that one node may hold.
+	NodeBytes uint64
+	// CacheBytes of free regions that are kept warm for the next node.
+	CacheBytes uint64
+	// CacheAge is how long a free region is kept.
+	CacheAge time.Duration
+	// RegionsMax is the number of regions that all nodes together may hold. Each
+	// takes a file descriptor of the broker.
+	RegionsMax int
+}
+
+// FrameBytesSpare is the part of FrameBytesMax's default beyond 64 MiB of
+// payload: room for the fields and metadata around it.
+const FrameBytesSpare = 64 << 10
+
+// nodeBytesDefault is the default quota of a node on a machine that has plenty.
+const nodeBytesDefault = 1 << 30
+
+// Defaults returns a Config that is valid as it is. The limits of shared memory
+// depend on the machine: half of /dev/shm in total, but no more than half of its
+// RAM; and 1 GiB a node, but no more than half of the total.
+func Defaults() Config {
+	total := min(shmSizeBytes(), ramBytes()) / 2
+	if total == 0 { // neither is known here
+		total = nodeBytesDefault
+	}
+	return Config{
+		Version:           "devel",
+		Listen:            "127.0.0.1:7447",
+		ConnectionsMax:    4096,
+		FrameBytesMax:     64<<20 + FrameBytesSpare,
+		InlineBytesMax:    4096,
+		OutboundBytesMax:  64 << 20,
+		HandshakeTimeout:  5 * time.Second,
+		HeartbeatInterval: 5 * time.Second,
+		SlowTimeout:       30 * time.Second,
+		LingerTimeout:     time.Second,
+		DrainTimeout:      5 * time.Second,
+		EventLoops:        min(2, runtime.GOMAXPROCS(0)),
+		ReadBytes:         64 << 10,
+		SharedMemory:      true,
+		ShmPrefix:         "brokerd",
+		ShmMode:           0o600,
+		ShmGID:            -1,
+		TotalBytes:        total,
+		NodeBytes:         min(nodeBytesDefault, total/2),
+		CacheBytes:        min(256<<20, total/4),
+		CacheAge:          30 * time.Second,
+		RegionsMax:        4096,
+	}
+}
+
+// Validate finds settings that cannot work, all of them at once.
+func (c *Config) Validate() error {
+	var wrong []error
+	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+	if c.Listener == nil {
+		if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+			bad("listen: %q is not host:port", c.Listen)
+		}
+	}
+	if len(c.AuthToken) == 0 && !c.Insecure && !isLoopback(c.listenAddr()) {
+		bad("listen: %s can be reached from other machines: an auth token is needed, or insecure", c.listenAddr())
+	}
+	if len(c.AuthToken) > wire.AuthBytesMax {
+		bad("auth token: %d bytes, the limit is %d", len(c.AuthToken), wire.AuthBytesMax)
+	}
+	if c.HTTP != "" {
+		if _, _, err := net.SplitHostPort(c.HTTP); err != nil {
+			bad("http: %q is not host:port", c.HTTP)
+		}
+	}
+	c.validateLimits(bad)
+	if c.SharedMemory {
+		c.validateMemory(bad)
+	}
+	return errors.Join(wrong...)
+}
+
+func (c *Config) validateLimits(bad func(string, ...any)) {
+	if c.ConnectionsMax < 1 {
+		bad("connections_max: %d, at least 1 is needed", c.ConnectionsMax)
+	}
+	if c.FrameBytesMax < wire.HandshakeFrameBytesMax || c.FrameBytesMax > 1<<31 {
+		bad("frame_max: %d bytes are not between %d and %d", c.FrameBytesMax, wire.HandshakeFrameBytesMax, 1<<31)
+	}
+	if c.InlineBytesMax+FrameBytesSpare > c.FrameBytesMax {
+		bad("inline_max: %d bytes and %d of metadata do not fit into a frame of %d bytes",
+			c.InlineBytesMax, FrameBytesSpare, c.FrameBytesMax)
+	}
+	if c.OutboundBytesMax < wire.HandshakeFrameBytesMax {
+		bad("outbound_max: %d bytes, at least %d are needed", c.OutboundBytesMax, wire.HandshakeFrameBytesMax)
+	}
+	for _, t := range []struct {
+		name string
+		d    time.Duration
+	}{
+		{"handshake_timeout", c.HandshakeTimeout}, {"heartbeat", c.HeartbeatInterval},
+		{"slow_timeout", c.SlowTimeout}, {"linger_timeout", c.LingerTimeout}, {"drain_timeout", c.DrainTimeout},
+	} {
+		if t.d < time.Millisecond || t.d > 24*time.Hour {
+			bad("%s: %s is not between 1ms and 24h", t.name, t.d)
+		}
+	}
+	if c.EventLoops < 1 || c.EventLoops > 64 {
+		bad("event_loops: %d is not between 1 and 64", c.EventLoops)
+	}
+	if c.ReadBytes < 4096 || c.ReadBytes > 16<<20 || c.ReadBytes&(c.ReadBytes-1) != 0 {
+		bad("read_bytes: %d is not a power of two between 4096 and 16 MiB", c.ReadBytes)
+	}
+}
+
+func (c *Config) validateMemory(bad func(string, ...any)) {
+	if c.ShmPrefix == "" {
+		bad("shm_prefix: it is empty")
+	}
+	if c.ShmMode != 0o600 && c.ShmMode != 0o660 {
+		bad("shm_mode: %04o is neither 0600 nor 0660", c.ShmMode)
+	}
+	if c.TotalBytes == 0 {
+		bad("shm_limit: 0 bytes; switch shared memory off instead")
+	}
+	if c.NodeBytes == 0 || c.NodeBytes > c.TotalBytes {
+		bad("shm_node_limit: %d bytes are not between 1 and shm_limit, %d", c.NodeBytes, c.TotalBytes)
+	}
+	if c.CacheBytes > c.TotalBytes {
+		bad("shm_cache: %d bytes are more than shm_limit, %d", c.CacheBytes, c.TotalBytes)
+	}
+	if c.RegionsMax < 1 {
+		bad("regions_max: %d, at least 1 is needed", c.RegionsMax)
+	}
+}
+
+func (c *Config) listenAddr() string {
+	if c.Listener != nil {
+		return c.Listener.Addr().String()
+	}
+	return c.Listen
+}
+
+// isLoopback reports whether only this machine can reach the address. Of names
+// only localhost is trusted: others may resolve to anything later.
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
