@@ -1,0 +1,145 @@
+package node
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+// AddrDefault is where a broker listens unless it was told otherwise.
+const AddrDefault = "127.0.0.1:7447"
+
+// Names of the environment variables that ConfigFromEnv reads.
+const (
+	EnvAddr          = "BROKERD_ADDR"
+	EnvDataflow      = "BROKERD_DATAFLOW"
+	EnvNode          = "BROKERD_NODE"
+	EnvAuthTokenFile = "BROKERD_AUTH_TOKEN_FILE"
+	EnvNoSharedMem   = "BROKERD_NO_SHM"
+)
+
+const (
+	dialTimeoutDefault = 5 * time.Second
+	backoffMaxDefault  = 2 * time.Second
+	backoffInitial     = 10 * time.Millisecond
+)
+
+// Config says which node of which dataflow this process is. The zero value of
+// every field but Dataflow and Node is a good default.
+type Config struct {
+	Addr     string // host:port of the broker; AddrDefault if empty
+	Dataflow string // name of the dataflow
+	Node     string // id of the node in it
+
+	AuthToken      []byte // content of the broker's token file; nil if it asks for none
+	Takeover       bool   // close an older connection of the same node id instead of being refused
+	NoSharedMemory bool   // payloads through the connection, as if the broker were on another machine
+
+	Logger      *slog.Logger  // slog.Default() if nil
+	DialTimeout time.Duration // for one try to connect, handshake included; 5 s if 0
+	BackoffMax  time.Duration // longest pause between two tries; 2 s if 0
+}
+
+// ConfigFromEnv reads BROKERD_ADDR, BROKERD_DATAFLOW, BROKERD_NODE,
+// BROKERD_AUTH_TOKEN_FILE and BROKERD_NO_SHM. Tools that start the processes of
+// a dataflow set them. Errors (ErrConfig) name the variable and show an example.
+func ConfigFromEnv() (Config, error) {
+	cfg := Config{
+		Addr:     os.Getenv(EnvAddr),
+		Dataflow: os.Getenv(EnvDataflow),
+		Node:     os.Getenv(EnvNode),
+	}
+	var problems []error
+	for _, v := range []struct{ name, value, example string }{
+		{EnvDataflow, cfg.Dataflow, "demo"},
+		{EnvNode, cfg.Node, "camera"},
+	} {
+		if v.value == "" {
+			problems = append(problems, fmt.Errorf(
+				"%w: environment variable %s is not set; set it to the %s, for example %s=%s, or start the process with `brokerctl run`",
+				ErrConfig, v.name, meaningOf(v.name), v.name, v.example))
+		}
+	}
+	if s := os.Getenv(EnvNoSharedMem); s != "" {
+		off, err := strconv.ParseBool(s)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%w: environment variable %s=%q is neither true nor false; use %s=1 to go without shared memory",
+				ErrConfig, EnvNoSharedMem, s, EnvNoSharedMem))
+		}
+		cfg.NoSharedMemory = off
+	}
+	if path := os.Getenv(EnvAuthTokenFile); path != "" {
+		token, err := os.ReadFile(path)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%w: %s: %w", ErrConfig, EnvAuthTokenFile, err))
+		}
+		cfg.AuthToken = bytes.TrimSpace(token)
+		if err == nil && len(cfg.AuthToken) == 0 {
+			problems = append(problems, fmt.Errorf("%w: %s: %s is empty", ErrConfig, EnvAuthTokenFile, path))
+		}
+	}
+	if len(problems) > 0 {
+		return Config{}, errors.Join(problems...)
+	}
+	return cfg, cfg.Validate()
+}
+
+func meaningOf(variable string) string {
+	if variable == EnvDataflow {
+		return "name of the dataflow"
+	}
+	return "id of this node in the dataflow"
+}
+
+// Validate reports everything that is wrong with c, as ErrConfig.
+func (c Config) Validate() error {
+	var problems []error
+	bad := func(format string, args ...any) {
+		problems = append(problems, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...))
+	}
+	if err := wire.CheckID(c.Dataflow); err != nil {
+		bad("Dataflow: %w (example: Dataflow: \"demo\")", err)
+	}
+	if err := wire.CheckID(c.Node); err != nil {
+		bad("Node: %w (example: Node: \"camera\")", err)
+	}
+	if c.Addr != "" {
+		if _, port, err := net.SplitHostPort(c.Addr); err != nil || port == "" {
+			bad("Addr %q is not host:port (example: %s)", c.Addr, AddrDefault)
+		}
+	}
+	if len(c.AuthToken) > wire.AuthBytesMax {
+		bad("AuthToken has %d bytes, the limit is %d", len(c.AuthToken), wire.AuthBytesMax)
+	}
+	if c.DialTimeout < 0 || c.BackoffMax < 0 {
+		bad("DialTimeout and BackoffMax must not be negative")
+	}
+	return errors.Join(problems...)
+}
+
+func (c Config) withDefaults() Config {
+	if c.Addr == "" {
+		c.Addr = AddrDefault
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	c.Logger = c.Logger.With("dataflow", c.Dataflow, "node", c.Node)
+	if c.DialTimeout == 0 {
+		c.DialTimeout = dialTimeoutDefault
+	}
+	if c.BackoffMax == 0 {
+		c.BackoffMax = backoffMaxDefault
+	}
+	c.AuthToken = bytes.Clone(c.AuthToken)
+	c.Addr = strings.TrimSpace(c.Addr)
+	return c
+}

@@ -1,0 +1,88 @@
+// Package node connects a process to a brokerd dataflow: it publishes on the
+// node's outputs and receives what arrives at its inputs.
+//
+// # Usage
+//
+// A node is one plain loop over events:
+//
+//	n, err := node.Connect(ctx, node.Config{Dataflow: "demo", Node: "edges"})
+//	if err != nil {
+//		return err
+//	}
+//	defer n.Close()
+//	out, err := n.Output("edges")
+//	if err != nil {
+//		return err
+//	}
+//	for ev := range n.Events(ctx) {
+//		switch ev.Kind {
+//		case node.EventInput:
+//			loan, err := out.Loan(ctx, len(ev.Message.Payload()))
+//			if err != nil {
+//				return err
+//			}
+//			sobel(loan.Bytes(), ev.Message.Payload())
+//			ev.Message.Release()
+//			if err := loan.Publish(ctx); err != nil {
+//				return err
+//			}
+//		case node.EventStop:
+//			return nil
+//		}
+//	}
+//
+// Processes that brokerd's tools start find address, dataflow and node id in the
+// environment: [ConfigFromEnv].
+//
+// # Ownership
+//
+// A [Message] belongs to the caller from [Node.Next] until [Message.Release]. Its
+// payload is a read-only view: of shared memory for a local node, of a receive
+// buffer otherwise. Writing to it is a fault. After Release neither the payload
+// nor the metadata may be used; whoever needs them longer copies them first.
+// Release early: until then the sender cannot reuse the memory, and past the
+// input's hold timeout the broker treats the node as stuck. Release may be called
+// more than once and on the zero Message, every other use after it panics.
+// A message that is garbage collected without Release is given back with a
+// warning in the log. That is a safety net for mistakes, not a way to work: it
+// happens late, and the garbage collector does not see who still reads a payload
+// slice whose Message is gone.
+//
+// A [Loan] is memory to write one message into. It belongs to the caller until
+// Publish succeeds or Discard is called. When Publish fails the loan is still the
+// caller's: try again or Discard. `defer loan.Discard()` is always right. The
+// memory holds whatever was there before; write all of it.
+//
+// [Output.Send] copies the payload once and returns; the slice is the caller's
+// again. Loans of more than the broker's inline limit (4 KiB by default) are not
+// copied at all. Smaller payloads travel inside the frame, which is faster than
+// shared memory for them; a node that is not local sends all payloads so.
+//
+// # Concurrency
+//
+// All methods may be called from any goroutine, except that [Node.Next] and
+// [Node.Events] serve one goroutine at a time, and that one Loan or Message must
+// not be used by two goroutines at once without the caller's own order.
+// A node runs four goroutines at most; none of them ever calls user code.
+//
+// # Waiting
+//
+// Every method that may wait takes a context. Send, Loan and Publish wait while
+// the broker is away, while an input with policy block has no room, and while
+// the connection's send buffer is full. Messages that could not be published are
+// reported to the broker, which logs them as drops.
+//
+// # Reconnecting
+//
+// When the broker goes away the node dials again, with growing pauses, until it
+// is back or the node is closed; [EventReconnected] tells. Sequence numbers go
+// on. Messages and loans of before stay valid: the library keeps their memory
+// mapped, and holds its lock on the broker's probe file so that a broker which
+// lost the connection knows that the memory is still in use.
+//
+// # Testing
+//
+// The tests of this package run against a scripted broker over real sockets and
+// real shared memory (brokerpeer_test.go). Tests of a dataflow are better run
+// against brokerd itself on port 0.
+package node
