@@ -1,0 +1,152 @@
+package shmpool
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+// CacheRegionsMax bounds how many regions a Cache holds open at a time. Each is
+// one mapping, and a process may have 65,530 of them by default on Linux.
+const CacheRegionsMax = 4096
+
+// ErrTooManyRegions reports that a Cache holds CacheRegionsMax regions.
+var ErrTooManyRegions = errors.New("too many regions mapped")
+
+// Cache is a receiver's set of read-only mappings, one per region for as long as
+// the broker announces it, and not one per message. A region that is closed
+// while views of it are held is unmapped with the last of them. It is not safe
+// for concurrent use.
+type Cache struct {
+	regions map[wire.RegionID]*cachedRegion
+	last    *cachedRegion // the region of the last View; most come in runs
+	closing int           // closed regions that wait for their last view
+}
+
+type cachedRegion struct {
+	name    string
+	mapping *Mapping
+	views   int
+	closed  bool
+}
+
+// Ref keeps a region mapped. Each Ref that View returns is good for one Release;
+// the zero Ref holds nothing.
+type Ref struct {
+	region *cachedRegion
+}
+
+// CacheStats counts what a Cache holds.
+type CacheStats struct {
+	Regions        int // open
+	ClosingRegions int // closed, but held by views
+	Views          int // of open regions
+	Bytes          uint64
+}
+
+// NewCache returns a Cache without mappings.
+func NewCache() *Cache {
+	return &Cache{regions: make(map[wire.RegionID]*cachedRegion)}
+}
+
+// Open maps a region, at once rather than with the first view of it: a region
+// that is unlinked meanwhile can be read by those who have it mapped. Opening the
+// same region again does nothing. Errors are those of Map, or wrap
+// ErrRegionExists or ErrTooManyRegions.
+func (c *Cache) Open(id wire.RegionID, name string, g Geometry) error {
+	if r := c.regions[id]; r != nil {
+		if r.name == name && r.mapping.Geometry() == g {
+			return nil
+		}
+		return fmt.Errorf("shmpool: open region %d as %s (%v): %w: %s (%v)",
+			uint64(id), name, g, ErrRegionExists, r.name, r.mapping.Geometry())
+	}
+	if len(c.regions)+c.closing >= CacheRegionsMax {
+		return fmt.Errorf("shmpool: open region %d: %w: %d", uint64(id), ErrTooManyRegions, CacheRegionsMax)
+	}
+	m, err := Map(name, id, g, false)
+	if err != nil {
+		return err
+	}
+	c.regions[id] = &cachedRegion{name: name, mapping: m}
+	return nil
+}
+
+// View returns the length bytes at offset of an open region, and a Ref that
+// keeps them mapped until it is released. The bytes are read-only: writing to
+// them is a segmentation fault. Errors wrap ErrUnknownRegion or, for a range that
+// does not lie within one slot, ErrBounds.
+func (c *Cache) View(id wire.RegionID, offset, length uint64) ([]byte, Ref, error) {
+	r := c.last
+	if r == nil || r.mapping.id != id {
+		r = c.regions[id]
+		if r == nil {
+			return nil, Ref{}, fmt.Errorf("shmpool: view of region %d: %w", uint64(id), ErrUnknownRegion)
+		}
+		c.last = r
+	}
+	b, err := r.mapping.Slice(offset, length)
+	if err != nil {
+		return nil, Ref{}, fmt.Errorf("shmpool: view of region %d: %w", uint64(id), err)
+	}
+	r.views++
+	return b, Ref{region: r}, nil
+}
+
+// Release ends a view. The bytes must not be touched any more. It unmaps the
+// region if that was closed and this was its last view, and returns the error of
+// that. More releases than views are a broken invariant of the caller, and panic.
+func (c *Cache) Release(ref Ref) error {
+	r := ref.region
+	if r == nil {
+		return nil
+	}
+	if r.views <= 0 {
+		panic(fmt.Sprintf("shmpool: view of region %d released twice", uint64(r.mapping.id)))
+	}
+	r.views--
+	if r.closed && r.views == 0 {
+		c.closing--
+		return r.mapping.Close()
+	}
+	return nil
+}
+
+// Close takes a region out; views of it stay valid. The error wraps
+// ErrUnknownRegion, or is that of unmapping.
+func (c *Cache) Close(id wire.RegionID) error {
+	r := c.regions[id]
+	if r == nil {
+		return fmt.Errorf("shmpool: close region %d: %w", uint64(id), ErrUnknownRegion)
+	}
+	delete(c.regions, id)
+	if c.last == r {
+		c.last = nil
+	}
+	r.closed = true
+	if r.views > 0 {
+		c.closing++
+		return nil
+	}
+	return r.mapping.Close()
+}
+
+// CloseAll closes every region, as Close does. The Cache can be used again.
+func (c *Cache) CloseAll() error {
+	var errs []error
+	for id := range c.regions {
+		errs = append(errs, c.Close(id))
+	}
+	return errors.Join(errs...)
+}
+
+// Stats counts regions and views.
+func (c *Cache) Stats() CacheStats {
+	st := CacheStats{Regions: len(c.regions), ClosingRegions: c.closing}
+	for _, r := range c.regions {
+		st.Views += r.views
+		st.Bytes += r.mapping.Geometry().Bytes()
+	}
+	return st
+}

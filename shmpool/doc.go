@@ -1,0 +1,25 @@
+// Package shmpool is what both ends of a shared memory payload agree on: size
+// classes, the layout of a region, how a region is mapped, which slots a sender
+// has free and which regions a receiver has mapped.
+//
+// A region is one shared memory object. Page 0 is its header, and from offset
+// HeaderBytes on it is cut into equal slots, each of which holds one payload.
+// Only brokerd creates and unlinks regions (package alloc); a node opens them by
+// name and maps them, writable if the region is leased to it, read-only
+// otherwise. This package needs no cgo, so that any Go program can be a node.
+//
+// # Trust
+//
+// Numbers that come from a peer (offsets, lengths, geometries, names) are
+// checked here against what was granted, never against words in the shared
+// memory itself: a peer that maps the region writable can change those at any
+// time. What cannot be checked is a sender that shrinks the file under its
+// readers: they get SIGBUS on touching it. Shared memory is therefore offered
+// only to processes that may open the region by its file mode.
+//
+// # Concurrency
+//
+// Slots and Cache are plain state without locks; their owner guards them. A
+// Mapping may be read by any number of goroutines, but Close must not run
+// while one of them still uses a slice of it.
+package shmpool

@@ -1,0 +1,162 @@
+package shmpool
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+// Dir is the directory of shared memory objects. shm_open of both glibc and musl
+// has it built in, so it is no setting here either.
+const Dir = "/dev/shm"
+
+// Map maps the region called name: writable for the node that it is leased to,
+// read-only for everyone else. The geometry is the one that the broker told; the
+// file must be long enough for it and start with its header, else the error wraps
+// ErrRegionFile or ErrHeader. Errors of the system keep their errno; one that is
+// fs.ErrNotExist means that the region was unlinked.
+func Map(name string, id wire.RegionID, g Geometry, writable bool) (*Mapping, error) {
+	if err := g.Validate(); err != nil {
+		return nil, err
+	}
+	if g.Bytes() > math.MaxInt {
+		return nil, fmt.Errorf("shmpool: map %s: %w: %d bytes on a 32-bit system", name, ErrGeometry, g.Bytes())
+	}
+	mode := unix.O_RDONLY
+	if writable {
+		mode = unix.O_RDWR
+	}
+	fd, size, err := openObject(name, mode)
+	if err != nil {
+		return nil, err
+	}
+	// The mapping outlives the descriptor: a node needs none per region.
+	defer func() { _ = unix.Close(fd) }()
+	if size < g.Bytes() {
+		return nil, fmt.Errorf("shmpool: map %s: %w: %d bytes long, %v needs %d", name, ErrRegionFile, size, g, g.Bytes())
+	}
+	prot := unix.PROT_READ
+	if writable {
+		prot |= unix.PROT_WRITE
+	}
+	data, err := unix.Mmap(fd, 0, int(g.Bytes()), prot, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("shmpool: map %s, %d bytes: %w", name, g.Bytes(), err)
+	}
+	m := &Mapping{id: id, geometry: g, writable: writable, data: data}
+	if err := m.checkHeader(); err != nil {
+		return nil, errors.Join(fmt.Errorf("shmpool: map %s: %w", name, err), m.Close())
+	}
+	return m, nil
+}
+
+// openObject opens an existing shared memory object without following links or
+// waiting for a FIFO's other end, and returns its length in bytes.
+func openObject(name string, mode int) (fd int, size uint64, err error) {
+	if err := ValidateName(name); err != nil {
+		return -1, 0, err
+	}
+	path := filepath.Join(Dir, name)
+	for {
+		fd, err = unix.Open(path, mode|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return -1, 0, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	var stat unix.Stat_t
+	if err = unix.Fstat(fd, &stat); err != nil {
+		err = &os.PathError{Op: "fstat", Path: path, Err: err}
+	} else if stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = fmt.Errorf("shmpool: open %s: %w: file type %#o", path, ErrRegionFile, stat.Mode&unix.S_IFMT)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, 0, err
+	}
+	return fd, uint64(stat.Size), nil
+}
+
+// checkHeader compares the header, and turns the fault of a file that shrinks at
+// this very moment into an error.
+func (m *Mapping) checkHeader() error {
+	return catchFault(func() error { return CheckHeader(m.data[:HeaderBytes], m.id, m.geometry) })
+}
+
+// Prefault has the kernel enter all pages of the region in this process's page
+// tables (and allocate those that do not exist yet, if the mapping is writable),
+// so that the first payloads do not pay for it: a first touch costs about 20
+// times as much as a warm one. Contents are not changed.
+func (m *Mapping) Prefault() error {
+	if m.data == nil {
+		return os.ErrClosed
+	}
+	advice := unix.MADV_POPULATE_READ
+	if m.writable {
+		advice = unix.MADV_POPULATE_WRITE
+	}
+	for {
+		switch err := unix.Madvise(m.data, advice); {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+			continue
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
+			return m.touch() // kernels before 5.14
+		default:
+			return fmt.Errorf("shmpool: prefault %d bytes: %w", len(m.data), err)
+		}
+	}
+}
+
+// touch does by hand what MADV_POPULATE does.
+func (m *Mapping) touch() error {
+	return catchFault(func() error {
+		for offset := 0; offset < len(m.data); offset += PageBytes {
+			touchWord(&m.data[offset], m.writable)
+		}
+		return nil
+	})
+}
+
+// catchFault turns a SIGBUS of f into an error.
+func catchFault(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			// The runtime's error for a memory fault, and no other, has an address.
+			fault, ok := p.(interface {
+				error
+				Addr() uintptr
+			})
+			if !ok {
+				panic(p)
+			}
+			err = fmt.Errorf("%w: it shrank while it was read: %w", ErrRegionFile, error(fault))
+		}
+	}()
+	return f()
+}
+
+// Close unmaps the region. Slices of it are invalid from then on. Closing again
+// does nothing.
+func (m *Mapping) Close() error {
+	if m.data == nil {
+		return nil
+	}
+	data := m.data
+	m.data = nil
+	if err := unix.Munmap(data); err != nil {
+		return fmt.Errorf("shmpool: unmap region %d: %w", uint64(m.id), err)
+	}
+	return nil
+}
