@@ -1,0 +1,139 @@
+package wire
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+// Encoder appends whole frames, length and body, to byte slices. It allocates
+// nothing but what the destination has to grow. It is not safe for concurrent
+// use.
+//
+// Encoding a message cannot fail. Texts for humans that are too long are cut;
+// ids, names, secrets and arrays over their limit are a broken invariant of the
+// caller, and it panics.
+type Encoder struct {
+	w *writer
+
+	// A streamed Inputs frame, between BeginInputs and EndInputs.
+	inputsOpen  bool
+	inputsStart int // where the frame starts
+	inputsAt    int // where the count is
+	inputsCount uint32
+}
+
+// NewEncoder returns an Encoder.
+func NewEncoder() *Encoder { return &Encoder{w: newWriter()} }
+
+// Append appends one frame with m to dst.
+func (e *Encoder) Append(dst []byte, m Message) []byte {
+	start := e.w.begin(dst)
+	m.encode(e.w)
+	return e.w.end(start, 0)
+}
+
+// AppendPublish is Append for a Publish, without the detour over the interface.
+func (e *Encoder) AppendPublish(dst []byte, m *Publish) []byte {
+	start := e.w.begin(dst)
+	m.encode(e.w)
+	return e.w.end(start, 0)
+}
+
+// AppendPublishHead appends the frame of m without the bytes of its payload:
+// these must follow on the stream. It saves a copy of a large payload (writev).
+// The payload must not be nil.
+func (e *Encoder) AppendPublishHead(dst []byte, m *Publish) []byte {
+	if m.Payload == nil || len(m.Payload) > math.MaxUint32 {
+		panic("wire: publish head: no payload, or one over 4 GiB")
+	}
+	start := e.w.begin(dst)
+	m.encodeHead(e.w)
+	_ = e.w.mp.EncodeBytesLen(len(m.Payload))
+	return e.w.end(start, len(m.Payload))
+}
+
+// BeginInputs starts an Inputs frame at the end of dst. Between it and EndInputs
+// only AppendInput may be called on this Encoder.
+func (e *Encoder) BeginInputs(dst []byte) []byte {
+	if e.inputsOpen {
+		panic("wire: BeginInputs inside BeginInputs")
+	}
+	e.inputsOpen, e.inputsCount = true, 0
+	e.inputsStart = e.w.begin(dst)
+	e.w.message(KindInputs, 1)
+	e.inputsAt = e.w.array32()
+	return e.take()
+}
+
+// AppendInput adds one item to the frame that BeginInputs started.
+func (e *Encoder) AppendInput(dst []byte, in *Input) []byte {
+	e.item(dst)
+	in.encode(e.w)
+	return e.take()
+}
+
+// AppendInputHole adds one item whose payload has n bytes that are not there
+// yet, and returns also the place to put them, so that they can be read from a
+// file into the frame. Its content is whatever was in dst's memory. in.Payload is
+// ignored.
+func (e *Encoder) AppendInputHole(dst []byte, in *Input, n int) (frame, payload []byte) {
+	if n < 0 || n > math.MaxUint32 {
+		panic(fmt.Sprintf("wire: payload of %d bytes", n))
+	}
+	e.item(dst)
+	in.encodeHead(e.w)
+	_ = e.w.mp.EncodeBytesLen(n)
+	b := e.take()
+	at := len(b)
+	b = grow(b, n)
+	return b, b[at:len(b):len(b)]
+}
+
+// InputsLen is the number of items in the frame that BeginInputs started.
+func (e *Encoder) InputsLen() int { return int(e.inputsCount) }
+
+// EndInputs completes the frame that BeginInputs started.
+func (e *Encoder) EndInputs(dst []byte) []byte {
+	if !e.inputsOpen {
+		panic("wire: EndInputs without BeginInputs")
+	}
+	e.inputsOpen = false
+	binary.BigEndian.PutUint32(dst[e.inputsAt:], e.inputsCount)
+	binary.LittleEndian.PutUint64(dst[e.inputsStart:], uint64(len(dst)-e.inputsStart-FrameHeaderBytes))
+	return dst
+}
+
+func (e *Encoder) item(dst []byte) {
+	if !e.inputsOpen || e.inputsCount == ItemsMax {
+		panic("wire: AppendInput without BeginInputs, or more than ItemsMax items")
+	}
+	e.inputsCount++
+	e.w.b = dst
+}
+
+func (e *Encoder) take() []byte {
+	b := e.w.b
+	e.w.b = nil
+	return b
+}
+
+// grow makes b longer by n bytes without clearing them.
+func grow(b []byte, n int) []byte {
+	if cap(b)-len(b) >= n {
+		return b[:len(b)+n]
+	}
+	return append(b, make([]byte, n)...)
+}
+
+// inputHeadBytesMax bounds an encoded Input without metadata and payload: array
+// header, u32, four u64-sized and three more, nil, nil or bin header.
+const inputHeadBytesMax = 1 + 5 + 7*9 + 1 + 5
+
+// EncodedBytesMax is an upper bound of what AppendInput adds to a frame.
+func (in *Input) EncodedBytesMax() int {
+	return inputHeadBytesMax + len(in.Metadata) + len(in.Payload)
+}
+
+// InputsOverheadBytes is the size of a body of Inputs without items.
+const InputsOverheadBytes = 1 + 1 + 5

@@ -1,0 +1,43 @@
+package wire
+
+import "math"
+
+// Protocol versions that this package speaks.
+const (
+	VersionMin uint16 = 1
+	VersionMax uint16 = 1
+)
+
+// Magic is the first field of Hello. Other protocols that reach the port by
+// mistake fail on it.
+const Magic = "brokerd"
+
+// Limits of the wire format. A peer that goes over one of them has broken the
+// protocol.
+const (
+	// FrameHeaderBytes is the length of a frame's length prefix.
+	FrameHeaderBytes = 8
+	// HandshakeFrameBytesMax is the longest body before Ready. Afterwards
+	// Welcome.FrameMax applies.
+	HandshakeFrameBytesMax = 65_536
+
+	IDBytesMax    = 128   // ids of nodes, dataflows, outputs, inputs; verbs; instance
+	TextBytesMax  = 1024  // names of shared memory objects, sources, reasons, texts
+	AuthBytesMax  = 1024  // Hello.Auth
+	NonceBytesMax = 1024  // Attach.Nonce, Welcome.ProbeLength
+	TokensMax     = 65536 // Next.Done, Done.Tokens, a frame
+	ItemsMax      = 65536 // Inputs.Items, a frame
+	PortsMax      = 4096  // Ports.Outputs, Ports.Inputs
+
+	MetadataBytesMax    = 16_384 // the encoded map
+	MetadataEntriesMax  = 64
+	MetadataKeyBytesMax = 128
+
+	// NestingMax is how deep arrays and maps may nest in a body, the body's own
+	// array included.
+	NestingMax = 16
+)
+
+// WindowUnlimited in Flow.Window means that the output has no receiver with
+// policy block.
+const WindowUnlimited uint64 = math.MaxUint64
