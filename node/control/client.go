@@ -102,12 +102,13 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Call sends one request and waits for its answer. request is encoded as JSON
+// Call sends one request and waits for its answer. Verbs and their types are in
+// package wire: VerbStatus with Status, and so on. request is encoded as JSON
 // (nil: an empty object), response is filled from the answer's JSON (nil: it is
 // thrown away).
 //
 // Errors: the context's; *wire.Error for a refusal; ErrClosed.
-func (c *Client) Call(ctx context.Context, verb Verb, request, response any) error {
+func (c *Client) Call(ctx context.Context, verb string, request, response any) error {
 	var answer json.RawMessage
 	first := true
 	err := c.exchange(ctx, verb, request, func(body json.RawMessage) error {
@@ -136,11 +137,11 @@ func (c *Client) Call(ctx context.Context, verb Verb, request, response any) err
 //
 // There is no order to end a stream early: the broker goes on sending until the
 // client is closed. Use a client of its own for a stream that you may leave.
-func (c *Client) Stream(ctx context.Context, verb Verb, request any, each func(json.RawMessage) error) error {
+func (c *Client) Stream(ctx context.Context, verb string, request any, each func(json.RawMessage) error) error {
 	return c.exchange(ctx, verb, request, each)
 }
 
-func (c *Client) exchange(ctx context.Context, verb Verb, request any, each func(json.RawMessage) error) error {
+func (c *Client) exchange(ctx context.Context, verb string, request any, each func(json.RawMessage) error) error {
 	body := []byte("{}")
 	if request != nil {
 		var err error
@@ -153,10 +154,10 @@ func (c *Client) exchange(ctx context.Context, verb Verb, request any, each func
 		return err
 	}
 	defer c.unregister(id, waiting)
-	if most := c.welcome.FrameMax - requestOverheadBytes; uint64(len(body)) > most {
-		return fmt.Errorf("control: request %q: %w: %d bytes, the broker takes %d", verb, wire.ErrTooLarge, len(body), most)
+	if n := uint64(len(body)) + requestOverheadBytes; n > c.welcome.FrameMax {
+		return fmt.Errorf("control: request %q: %w: a frame of %d bytes, the broker takes %d", verb, wire.ErrTooLarge, n, c.welcome.FrameMax)
 	}
-	if err := c.write(&wire.Request{ID: id, Verb: string(verb), Body: body}); err != nil {
+	if err := c.write(&wire.Request{ID: id, Verb: verb, Body: body}); err != nil {
 		c.fail(lost(err))
 		return c.Err()
 	}

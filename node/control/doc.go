@@ -10,7 +10,7 @@
 //	}
 //	defer client.Close()
 //	var status wire.Status
-//	err = client.Call(ctx, control.VerbStatus, nil, &status)
+//	err = client.Call(ctx, wire.VerbStatus, nil, &status)
 //
 // A refusal by the broker is a *wire.Error and matches its sentinel, such as
 // wire.ErrNotFound, with errors.Is.

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -88,12 +87,8 @@ func (c *Client) deliver(m *wire.Reply) {
 	if waiting == nil {
 		return // the caller did not wait for it
 	}
-	r := reply{more: m.More}
-	if m.Code != 0 {
-		r.err = &wire.Error{Code: m.Code, Text: m.Text}
-	} else {
-		r.body = json.RawMessage(slices.Clone(m.Body))
-	}
+	// The decoder reuses m's memory.
+	r := reply{more: m.More, err: m.Err(), body: slices.Clone(m.Body)}
 	select {
 	case waiting.replies <- r:
 	case <-waiting.abandoned:
