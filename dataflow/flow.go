@@ -14,9 +14,9 @@ const (
 	NodesMax       = 1000    // a file
 	OutputsMax     = 1000    // a node
 	InputsMax      = 1000    // a node
-	EdgesMax       = 65536   // a file: the sum of all inputs
+	EdgesMax       = 65536   // a file: all inputs; the same for all outputs
 	ArgsMax        = 1000    // a node
-	EnvMax         = 1000    // a node
+	EnvMax         = 256     // a node, and what the whole file gives to each
 	TextBytesMax   = 32768   // one path, argument or environment value
 	IDBytesMax     = 128     // a node, output, input or dataflow id
 	QueueSizeMin   = 1       // messages
@@ -29,7 +29,7 @@ const (
 // Defaults of an input.
 const (
 	QueueSizeDefault   = 10 // messages; what dora uses
-	PolicyDefault      = wire.Policy(0) // drop-oldest
+	PolicyDefault      = wire.PolicyDropOldest
 	HoldTimeoutDefault = 10 * time.Second
 )
 
