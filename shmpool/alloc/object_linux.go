@@ -1,0 +1,179 @@
+package alloc
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/brokerd/brokerd/shmpool"
+)
+
+// fallocateChunkBytes is how much is asked of the kernel at a time. A signal
+// makes it undo the whole call, so that for a large region, and with a runtime
+// that sends signals to its threads, one call might never come to its end.
+const fallocateChunkBytes = 64 << 20
+
+// object is a file in the shared memory directory, held by a descriptor.
+type object struct {
+	name string
+	path string
+	fd   int
+}
+
+// createObject makes a file that did not exist, mode 0600.
+func createObject(name string) (*object, error) {
+	o := &object{name: name, path: filepath.Join(shmpool.Dir, name)}
+	err := retry(func() (err error) {
+		o.fd, err = unix.Open(o.path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	if err != nil {
+		return nil, o.errorf("create", err)
+	}
+	return o, nil
+}
+
+// openObject opens an existing file to read.
+func openObject(name string) (*object, error) {
+	o := &object{name: name, path: filepath.Join(shmpool.Dir, name)}
+	err := retry(func() (err error) {
+		o.fd, err = unix.Open(o.path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		return err
+	})
+	if err != nil {
+		return nil, o.errorf("open", err)
+	}
+	return o, nil
+}
+
+func (o *object) stat() (unix.Stat_t, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(o.fd, &st); err != nil {
+		return st, o.errorf("fstat", err)
+	}
+	return st, nil
+}
+
+// allocate gives the file bytes bytes of zeroes, for which the memory is there.
+func (o *object) allocate(bytes uint64) error {
+	// A request that cannot succeed would fill the file system first, and starve
+	// everyone else in it, before it fails and gives all back.
+	if free, err := Free(); err == nil && free < bytes {
+		return o.full(bytes)
+	}
+	for done := uint64(0); done < bytes; {
+		n := min(bytes-done, fallocateChunkBytes)
+		err := retry(func() error { return unix.Fallocate(o.fd, 0, int64(done), int64(n)) })
+		if errors.Is(err, unix.ENOSPC) {
+			return o.full(bytes)
+		}
+		if err != nil {
+			return o.errorf(fmt.Sprintf("allocate %s for", shmpool.FormatBytes(bytes)), err)
+		}
+		done += n
+	}
+	return nil
+}
+
+// full says what has no room in what, and what can be done.
+func (o *object) full(bytes uint64) error {
+	size, free := "unknown", "unknown"
+	if st, err := statfs(); err == nil {
+		size, free = shmpool.FormatBytes(st.Blocks*uint64(st.Bsize)), shmpool.FormatBytes(st.Bavail*uint64(st.Bsize))
+	}
+	return fmt.Errorf("alloc: %w: %s asked, %s free of %s in %s: enlarge it (mount -o remount,size=..., "+
+		"docker run --shm-size), or lower the broker's limit: %w",
+		ErrFull, shmpool.FormatBytes(bytes), free, size, shmpool.Dir, unix.ENOSPC)
+}
+
+func (o *object) writeAt(p []byte, offset int64) error {
+	for len(p) > 0 {
+		var n int
+		err := retry(func() (err error) {
+			n, err = unix.Pwrite(o.fd, p, offset)
+			return err
+		})
+		if errors.Is(err, unix.ENOSPC) {
+			return o.full(uint64(len(p)))
+		}
+		if err != nil {
+			return o.errorf("write", err)
+		}
+		p, offset = p[n:], offset+int64(n)
+	}
+	return nil
+}
+
+// publish opens the file to those who shall use it.
+func (o *object) publish(mode os.FileMode, gid int) error {
+	if gid != NoGID && mode&0o060 != 0 {
+		if err := unix.Fchown(o.fd, -1, gid); err != nil {
+			return o.errorf(fmt.Sprintf("give group %d", gid), err)
+		}
+	}
+	// After the change of group, which may clear mode bits, and regardless of the
+	// umask.
+	if err := unix.Fchmod(o.fd, uint32(mode.Perm())); err != nil {
+		return o.errorf("set mode of", err)
+	}
+	return nil
+}
+
+// unlink takes the name away; that it is gone already is no error.
+func (o *object) unlink() error {
+	if err := unix.Unlink(o.path); err != nil && !errors.Is(err, unix.ENOENT) {
+		return o.errorf("unlink", err)
+	}
+	return nil
+}
+
+func (o *object) close() error {
+	if o.fd < 0 {
+		return nil
+	}
+	fd := o.fd
+	o.fd = -1
+	if err := unix.Close(fd); err != nil {
+		return o.errorf("close", err)
+	}
+	return nil
+}
+
+func (o *object) errorf(op string, err error) error {
+	return fmt.Errorf("alloc: %s %s: %w", op, o.path, err)
+}
+
+// retry repeats a system call that a signal interrupted.
+func retry(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func statfs() (unix.Statfs_t, error) {
+	var st unix.Statfs_t
+	err := retry(func() error { return unix.Statfs(shmpool.Dir, &st) })
+	if err != nil {
+		return st, fmt.Errorf("alloc: statfs %s: %w", shmpool.Dir, err)
+	}
+	return st, nil
+}
+
+// Free returns how many bytes are left in the shared memory file system. One that
+// is mounted without a limit of its own has math.MaxUint64 left.
+func Free() (availableBytes uint64, err error) {
+	st, err := statfs()
+	if err != nil {
+		return 0, err
+	}
+	if st.Blocks == 0 { // tmpfs with size=0
+		return math.MaxUint64, nil
+	}
+	return st.Bavail * uint64(st.Bsize), nil
+}
