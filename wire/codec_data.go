@@ -1,40 +1,86 @@
 package wire
 
-import "math"
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
 
-// The frequent messages. They allocate nothing, in either direction.
+	"github.com/vmihailenco/msgpack/v5/msgpcode"
+)
 
-func (m *Publish) encode(w *writer) {
-	m.encodeHead(w)
-	w.payload(m.Payload)
-}
+// The frequent messages. They allocate nothing, in either direction, and go
+// around the msgpack package (primitives.go).
 
-// encodeHead writes everything but the payload.
-func (m *Publish) encodeHead(w *writer) {
-	w.message(KindPublish, 10)
-	w.uint(uint64(m.Output))
-	w.uint(uint64(m.Epoch))
-	w.uint(uint64(m.Seq))
-	w.int(m.TimeNS)
-	w.uint(uint64(m.Token))
-	w.uint(uint64(m.Region))
-	w.uint(m.Offset)
-	w.uint(m.Length)
-	w.metadata(m.Metadata)
+const (
+	publishFields = 10 // behind the kind
+	inputFields   = 10 // of an item of Inputs
+)
+
+func (m *Publish) encode(w *writer) { w.b = appendPayload(m.appendHead(w.b), m.Payload) }
+
+// appendHead appends everything but the payload.
+func (m *Publish) appendHead(b []byte) []byte {
+	b = append(b, msgpcode.FixedArrayLow|(1+publishFields), byte(KindPublish))
+	b = appendUint(b, uint64(m.Output))
+	b = appendUint(b, uint64(m.Epoch))
+	return appendDescriptor(b, m.Seq, m.TimeNS, m.Token, m.Region, m.Offset, m.Length, m.Metadata)
 }
 
 func (m *Publish) decode(r *reader) {
-	m.Output = r.outputIndex()
-	m.Epoch = r.u32("epoch")
-	m.Seq = r.seq("seq")
-	m.TimeNS = r.int("time_ns")
-	m.Token = Token(r.u64("token"))
-	m.Region = r.region()
-	m.Offset = r.u64("offset")
-	m.Length = r.u64("length")
+	var v [8]uint64
+	if end := readUints(v[:], r.b, r.i); end >= 0 && v[0]|v[1] <= math.MaxUint32 && v[3] <= math.MaxInt64 {
+		r.i = end
+		m.Output, m.Epoch, m.Seq, m.TimeNS = OutputIndex(v[0]), uint32(v[1]), Seq(v[2]), int64(v[3])
+		m.Token, m.Region, m.Offset, m.Length = Token(v[4]), RegionID(v[5]), v[6], v[7]
+	} else {
+		m.Output = r.outputIndex()
+		m.Epoch = r.u32("epoch")
+		m.Seq = r.seq("seq")
+		m.TimeNS = r.int("time_ns")
+		m.Token = r.token()
+		m.Region = r.region()
+		m.Offset = r.u64("offset")
+		m.Length = r.u64("length")
+	}
 	m.Metadata = r.metadata()
 	m.Payload = r.payload()
 	r.descriptor(m.Token, m.Region, m.Offset, m.Length, m.Payload)
+}
+
+// appendDescriptor appends what Publish and Input have in common, without the
+// payload.
+func appendDescriptor(b []byte, seq Seq, timeNS int64, t Token, region RegionID, offset, length uint64, m RawMetadata) []byte {
+	b = appendUint(b, uint64(seq))
+	b = appendInt(b, timeNS)
+	b = appendUint(b, uint64(t))
+	b = appendUint(b, uint64(region))
+	b = appendUint(b, offset)
+	b = appendUint(b, length)
+	if len(m) == 0 {
+		return append(b, msgpcode.Nil)
+	}
+	if len(m) > MetadataBytesMax {
+		panic(fmt.Sprintf("wire: metadata: %d bytes, the limit is %d", len(m), MetadataBytesMax))
+	}
+	return append(b, m...)
+}
+
+func appendPayload(b, p []byte) []byte {
+	if p == nil {
+		return append(b, msgpcode.Nil)
+	}
+	return append(appendBinHead(b, len(p)), p...)
+}
+
+func appendTokens(b []byte, field string, ts []Token) []byte {
+	if len(ts) > TokensMax {
+		panic(fmt.Sprintf("wire: %s: %d tokens, the limit is %d", field, len(ts), TokensMax))
+	}
+	b = appendArray(b, len(ts))
+	for _, t := range ts {
+		b = appendUint(b, uint64(t))
+	}
+	return b
 }
 
 // descriptor checks that a message is either inline or in shared memory, and
@@ -61,34 +107,30 @@ func (m *Inputs) encode(w *writer) {
 	if len(m.Items) > ItemsMax {
 		panic("wire: inputs: more than ItemsMax items")
 	}
-	w.message(KindInputs, 1)
-	at := w.array32()
+	b, at := appendInputsHead(w.b)
 	for i := range m.Items {
-		m.Items[i].encode(w)
+		b = m.Items[i].append(b)
 	}
-	putCount(w.b[at:], len(m.Items))
+	binary.BigEndian.PutUint32(b[at:], uint32(len(m.Items)))
+	w.b = b
 }
 
-func (in *Input) encode(w *writer) {
-	in.encodeHead(w)
-	w.payload(in.Payload)
+// appendInputsHead appends the body up to the first item, and returns where the
+// number of items goes. That number has a fixed width, so that it can be put in
+// when it is known.
+func appendInputsHead(b []byte) (head []byte, countAt int) {
+	b = append(b, msgpcode.FixedArrayLow|2, byte(KindInputs), msgpcode.Array32, 0, 0, 0, 0)
+	return b, len(b) - 4
 }
 
-// inputFields is the number of elements of an item.
-const inputFields = 10
+func (in *Input) append(b []byte) []byte { return appendPayload(in.appendHead(b), in.Payload) }
 
-// encodeHead writes everything but the payload.
-func (in *Input) encodeHead(w *writer) {
-	w.array(inputFields)
-	w.uint(uint64(in.Input))
-	w.uint(in.Dropped)
-	w.uint(uint64(in.Seq))
-	w.int(in.TimeNS)
-	w.uint(uint64(in.Token))
-	w.uint(uint64(in.Region))
-	w.uint(in.Offset)
-	w.uint(in.Length)
-	w.metadata(in.Metadata)
+// appendHead appends everything but the payload.
+func (in *Input) appendHead(b []byte) []byte {
+	b = append(b, msgpcode.FixedArrayLow|inputFields)
+	b = appendUint(b, uint64(in.Input))
+	b = appendUint(b, in.Dropped)
+	return appendDescriptor(b, in.Seq, in.TimeNS, in.Token, in.Region, in.Offset, in.Length, in.Metadata)
 }
 
 func (m *Inputs) decode(r *reader) {
@@ -107,14 +149,21 @@ func (m *Inputs) decode(r *reader) {
 
 func (in *Input) decode(r *reader) {
 	n := r.array("", inputFields, math.MaxInt)
-	in.Input = InputIndex(r.u32("input"))
-	in.Dropped = r.u64("dropped")
-	in.Seq = r.seq("seq")
-	in.TimeNS = r.int("time_ns")
-	in.Token = Token(r.u64("token"))
-	in.Region = r.region()
-	in.Offset = r.u64("offset")
-	in.Length = r.u64("length")
+	var v [8]uint64
+	if end := readUints(v[:], r.b, r.i); end >= 0 && v[0] <= math.MaxUint32 && v[3] <= math.MaxInt64 {
+		r.i = end
+		in.Input, in.Dropped, in.Seq, in.TimeNS = InputIndex(v[0]), v[1], Seq(v[2]), int64(v[3])
+		in.Token, in.Region, in.Offset, in.Length = Token(v[4]), RegionID(v[5]), v[6], v[7]
+	} else {
+		in.Input = InputIndex(r.u32("input"))
+		in.Dropped = r.u64("dropped")
+		in.Seq = r.seq("seq")
+		in.TimeNS = r.int("time_ns")
+		in.Token = r.token()
+		in.Region = r.region()
+		in.Offset = r.u64("offset")
+		in.Length = r.u64("length")
+	}
 	in.Metadata = r.metadata()
 	in.Payload = r.payload()
 	r.descriptor(in.Token, in.Region, in.Offset, in.Length, in.Payload)
@@ -122,21 +171,26 @@ func (in *Input) decode(r *reader) {
 }
 
 func (m *Next) encode(w *writer) {
-	w.message(KindNext, 3)
-	w.uint(m.Limit)
-	w.uint(m.Consumed)
-	w.tokens("done", m.Done)
+	b := append(w.b, msgpcode.FixedArrayLow|4, byte(KindNext))
+	b = appendUint(b, m.Limit)
+	b = appendUint(b, m.Consumed)
+	w.b = appendTokens(b, "done", m.Done)
 }
 
 func (m *Next) decode(r *reader) {
-	m.Limit = r.u64("limit")
-	m.Consumed = r.u64("consumed")
+	var v [2]uint64
+	if end := readUints(v[:], r.b, r.i); end >= 0 {
+		r.i = end
+		m.Limit, m.Consumed = v[0], v[1]
+	} else {
+		m.Limit = r.u64("limit")
+		m.Consumed = r.u64("consumed")
+	}
 	m.Done = r.tokens("done", m.Done)
 }
 
 func (m *Done) encode(w *writer) {
-	w.message(KindDone, 1)
-	w.tokens("tokens", m.Tokens)
+	w.b = appendTokens(append(w.b, msgpcode.FixedArrayLow|2, byte(KindDone)), "tokens", m.Tokens)
 }
 
 func (m *Done) decode(r *reader) {

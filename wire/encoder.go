@@ -1,10 +1,6 @@
 package wire
 
-import (
-	"encoding/binary"
-	"fmt"
-	"math"
-)
+import "encoding/binary"
 
 // Encoder appends whole frames, length and body, to byte slices. It allocates
 // nothing but what the destination has to grow. It is not safe for concurrent
@@ -44,12 +40,11 @@ func (e *Encoder) AppendPublish(dst []byte, m *Publish) []byte {
 // these must follow on the stream. It saves a copy of a large payload (writev).
 // The payload must not be nil.
 func (e *Encoder) AppendPublishHead(dst []byte, m *Publish) []byte {
-	if m.Payload == nil || len(m.Payload) > math.MaxUint32 {
-		panic("wire: publish head: no payload, or one over 4 GiB")
+	if m.Payload == nil {
+		panic("wire: publish head without a payload")
 	}
 	start := e.w.begin(dst)
-	m.encodeHead(e.w)
-	_ = e.w.mp.EncodeBytesLen(len(m.Payload))
+	e.w.b = appendBinHead(m.appendHead(e.w.b), len(m.Payload))
 	return e.w.end(start, len(m.Payload))
 }
 
@@ -59,18 +54,16 @@ func (e *Encoder) BeginInputs(dst []byte) []byte {
 	if e.inputsOpen {
 		panic("wire: BeginInputs inside BeginInputs")
 	}
-	e.inputsOpen, e.inputsCount = true, 0
-	e.inputsStart = e.w.begin(dst)
-	e.w.message(KindInputs, 1)
-	e.inputsAt = e.w.array32()
-	return e.take()
+	e.inputsOpen, e.inputsCount, e.inputsStart = true, 0, len(dst)
+	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
+	dst, e.inputsAt = appendInputsHead(dst)
+	return dst
 }
 
 // AppendInput adds one item to the frame that BeginInputs started.
 func (e *Encoder) AppendInput(dst []byte, in *Input) []byte {
-	e.item(dst)
-	in.encode(e.w)
-	return e.take()
+	e.countItem()
+	return in.append(dst)
 }
 
 // AppendInputHole adds one item whose payload has n bytes that are not there
@@ -78,13 +71,8 @@ func (e *Encoder) AppendInput(dst []byte, in *Input) []byte {
 // file into the frame. Its content is whatever was in dst's memory. in.Payload is
 // ignored.
 func (e *Encoder) AppendInputHole(dst []byte, in *Input, n int) (frame, payload []byte) {
-	if n < 0 || n > math.MaxUint32 {
-		panic(fmt.Sprintf("wire: payload of %d bytes", n))
-	}
-	e.item(dst)
-	in.encodeHead(e.w)
-	_ = e.w.mp.EncodeBytesLen(n)
-	b := e.take()
+	e.countItem()
+	b := appendBinHead(in.appendHead(dst), n)
 	at := len(b)
 	b = grow(b, n)
 	return b, b[at:len(b):len(b)]
@@ -104,18 +92,11 @@ func (e *Encoder) EndInputs(dst []byte) []byte {
 	return dst
 }
 
-func (e *Encoder) item(dst []byte) {
+func (e *Encoder) countItem() {
 	if !e.inputsOpen || e.inputsCount == ItemsMax {
 		panic("wire: AppendInput without BeginInputs, or more than ItemsMax items")
 	}
 	e.inputsCount++
-	e.w.b = dst
-}
-
-func (e *Encoder) take() []byte {
-	b := e.w.b
-	e.w.b = nil
-	return b
 }
 
 // grow makes b longer by n bytes without clearing them.

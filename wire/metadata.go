@@ -173,11 +173,11 @@ func (m RawMetadata) All() iter.Seq2[string, Value] {
 	return func(yield func(string, Value) bool) {
 		b, n := m.entries()
 		for ; n > 0; n-- {
-			key, v, size, err := scanEntry(b)
-			if err != nil || !yield(string(key), v) {
+			key, value, end, err := scanEntry(b)
+			if err != nil || !yield(string(b[key:value]), scalar(b[value:end:end])) {
 				return
 			}
-			b = b[size:]
+			b = b[end:]
 		}
 	}
 }
@@ -186,14 +186,14 @@ func (m RawMetadata) All() iter.Seq2[string, Value] {
 func (m RawMetadata) Lookup(key string) (Value, bool) {
 	b, n := m.entries()
 	for ; n > 0; n-- {
-		k, v, size, err := scanEntry(b)
+		at, value, end, err := scanEntry(b)
 		if err != nil {
 			break
 		}
-		if string(k) == key {
-			return v, true
+		if string(b[at:value]) == key {
+			return scalar(b[value:end:end]), true
 		}
-		b = b[size:]
+		b = b[end:]
 	}
 	return Value{}, false
 }
@@ -226,11 +226,11 @@ func scanMetadata(b []byte) (size, entries int, err error) {
 	}
 	size = head
 	for i := range int(n) {
-		_, _, m, err := scanEntry(b[size:])
+		_, _, end, err := scanEntry(b[size:])
 		if err != nil {
 			return 0, 0, fmt.Errorf("entry %d: %w", i, err)
 		}
-		size += m
+		size += end
 	}
 	if size > MetadataBytesMax {
 		return 0, 0, fmt.Errorf("%d bytes, the limit is %d", size, MetadataBytesMax)
@@ -238,74 +238,84 @@ func scanMetadata(b []byte) (size, entries int, err error) {
 	return size, int(n), nil
 }
 
-// scanEntry reads the key and value at the start of b, and their length.
-func scanEntry(b []byte) (key []byte, v Value, size int, err error) {
-	key, size, err = scanStr(b)
+// scanEntry checks the key and value at the start of b. The key's characters are
+// b[key:value], the value is b[value:end].
+func scanEntry(b []byte) (key, value, end int, err error) {
+	key, value, err = scanStr(b)
+	if err == nil && value-key > MetadataKeyBytesMax {
+		err = fmt.Errorf("%d bytes, the limit is %d", value-key, MetadataKeyBytesMax)
+	}
 	if err != nil {
-		return nil, v, 0, fmt.Errorf("key: %w", err)
+		return 0, 0, 0, fmt.Errorf("key: %w", err)
 	}
-	if len(key) > MetadataKeyBytesMax {
-		return nil, v, 0, fmt.Errorf("key: %d bytes, the limit is %d", len(key), MetadataKeyBytesMax)
-	}
-	v, n, err := scanScalar(b[size:])
+	size, err := scanScalar(b[value:])
 	if err != nil {
-		return nil, v, 0, fmt.Errorf("value of %.40q: %w", key, err)
+		return 0, 0, 0, fmt.Errorf("value of %.40q: %w", b[key:value], err)
 	}
-	return key, v, size + n, nil
+	return key, value, value + size, nil
 }
 
-func scanStr(b []byte) ([]byte, int, error) {
+// scanStr checks the string at the start of b. Its characters are b[head:size].
+func scanStr(b []byte) (head, size int, err error) {
 	if len(b) == 0 {
-		return nil, 0, errEnds
+		return 0, 0, errEnds
 	}
-	head := strHead(b[0])
-	if head < 0 {
-		return nil, 0, fmt.Errorf("is %s, not a string", typeName(b[0]))
-	}
-	size, err := skipValue(b, 1)
-	if err != nil {
-		return nil, 0, err
+	if c := b[0]; msgpcode.IsFixedString(c) && len(b) > int(c&msgpcode.FixedStrMask) {
+		head, size = 1, 1+int(c&msgpcode.FixedStrMask)
+	} else {
+		if head = strHead(c); head < 0 {
+			return 0, 0, fmt.Errorf("is %s, not a string", typeName(c))
+		}
+		if size, err = skipValue(b, 1); err != nil {
+			return 0, 0, err
+		}
 	}
 	if !utf8.Valid(b[head:size]) {
-		return nil, 0, fmt.Errorf("is not valid UTF-8")
+		return 0, 0, errUTF8
 	}
-	return b[head:size:size], size, nil
+	return head, size, nil
 }
 
-// scanScalar reads a value that is not an array, a map or an extension.
-func scanScalar(b []byte) (v Value, size int, err error) {
+// scanScalar checks a value that is not an array, a map or an extension, and
+// returns its length.
+func scanScalar(b []byte) (int, error) {
 	if len(b) == 0 {
-		return v, 0, errEnds
+		return 0, errEnds
 	}
 	c := b[0]
-	if arrayHead(c) >= 0 || mapHead(c) >= 0 || extHead(c) >= 0 {
-		return v, 0, fmt.Errorf("is %s, which metadata cannot hold", typeName(c))
+	switch {
+	case c <= msgpcode.PosFixedNumHigh:
+		return 1, nil
+	case strHead(c) >= 0:
+		_, size, err := scanStr(b)
+		return size, err
+	case arrayHead(c) >= 0 || mapHead(c) >= 0 || extHead(c) >= 0:
+		return 0, fmt.Errorf("is %s, which metadata cannot hold", typeName(c))
+	case c == msgpcode.Uint64 && len(b) >= 9 && b[1] > math.MaxInt8:
+		return 0, fmt.Errorf("%d is over %d", binary.BigEndian.Uint64(b[1:]), int64(math.MaxInt64))
 	}
-	size, err = skipValue(b, 1)
-	if err != nil {
-		return v, 0, err
-	}
+	return skipValue(b, 1)
+}
+
+// scalar reads a value that scanScalar has checked.
+func scalar(b []byte) Value {
+	c := b[0]
 	switch {
 	case intWidth(c) >= 0:
-		n, ok := bigEndianInt(b[:size])
-		if !ok {
-			return v, 0, fmt.Errorf("%d is over %d", uint64(n), int64(math.MaxInt64))
-		}
-		return Value{typ: TypeInt, bits: uint64(n)}, size, nil
+		return Value{typ: TypeInt, bits: uint64(bigEndianInt(b))}
 	case strHead(c) >= 0:
-		s, _, err := scanStr(b)
-		return Value{typ: TypeString, data: s}, size, err
+		return Value{typ: TypeString, data: b[strHead(c):]}
 	case binHead(c) >= 0:
-		return Value{typ: TypeBytes, data: b[binHead(c):size:size]}, size, nil
+		return Value{typ: TypeBytes, data: b[binHead(c):]}
 	case c == msgpcode.True:
-		return Value{typ: TypeBool, bits: 1}, size, nil
+		return Value{typ: TypeBool, bits: 1}
 	case c == msgpcode.False:
-		return Value{typ: TypeBool}, size, nil
+		return Value{typ: TypeBool}
 	case c == msgpcode.Double:
-		return Value{typ: TypeFloat, bits: binary.BigEndian.Uint64(b[1:])}, size, nil
+		return Value{typ: TypeFloat, bits: binary.BigEndian.Uint64(b[1:])}
 	case c == msgpcode.Float:
 		f := float64(math.Float32frombits(binary.BigEndian.Uint32(b[1:])))
-		return Value{typ: TypeFloat, bits: math.Float64bits(f)}, size, nil
+		return Value{typ: TypeFloat, bits: math.Float64bits(f)}
 	}
-	return Value{}, size, nil // nil
+	return Value{}
 }

@@ -136,6 +136,7 @@ func typeName(c byte) string {
 
 var (
 	errEnds   = errors.New("the body ends inside it")
+	errUTF8   = errors.New("is not valid UTF-8")
 	errNested = fmt.Errorf("nested deeper than %d", NestingMax)
 )
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 
@@ -156,7 +157,7 @@ func (r *reader) int(field string) int64 {
 		return 0
 	}
 	v, _ := r.mp.DecodeInt64()
-	if c == msgpcode.Uint64 && v < 0 {
+	if c == msgpcode.Uint64 && v < 0 { // the msgpack package has wrapped it
 		r.fail(field, "%d is over %d", uint64(v), int64(math.MaxInt64))
 		return 0
 	}
@@ -192,7 +193,7 @@ func (r *reader) array(field string, min, max int) int {
 	if !r.need(field, head) {
 		return 0
 	}
-	n, _ := r.mp.DecodeArrayLen()
+	n, _ := r.arrayLen(c)
 	switch {
 	case n < 0 || n > r.left():
 		r.fail(field, "%d elements announced, %d bytes left", uint32(n), r.left())
@@ -204,6 +205,16 @@ func (r *reader) array(field string, min, max int) int {
 		return n
 	}
 	return 0
+}
+
+// arrayLen reads the head of an array, which is there. The short form is on every
+// hot path and does without the msgpack package.
+func (r *reader) arrayLen(c byte) (int, error) {
+	if msgpcode.IsFixedArray(c) {
+		r.i++
+		return int(c & msgpcode.FixedArrayMask), nil
+	}
+	return r.mp.DecodeArrayLen()
 }
 
 // str reads a string of at most max bytes and copies it.
@@ -250,15 +261,17 @@ func (r *reader) span(field string, head, max int) []byte {
 	if !r.need(field, head) {
 		return nil
 	}
-	n, _ := r.mp.DecodeBytesLen()
-	if n < 0 || n > r.left() {
-		r.fail(field, "%d bytes announced, %d bytes left", uint32(n), r.left())
+	announced := headLength(r.b[r.i:], msgpcode.FixedStrMask)
+	if announced > uint64(r.left()-head) {
+		r.fail(field, "%d bytes announced, %d bytes left", announced, r.left()-head)
 		return nil
 	}
+	n := int(announced)
 	if n > max {
 		r.fail(field, "%d bytes, the limit is %d", n, max)
 		return nil
 	}
+	r.i += head
 	b := r.b[r.i : r.i+n : r.i+n]
 	r.i += n
 	return b
@@ -275,8 +288,12 @@ func (r *reader) payload() []byte {
 // metadata finds the span of a metadata map and checks it; nil for nil and for
 // an empty map.
 func (r *reader) metadata() RawMetadata {
-	if r.skipNil() || r.err != nil {
+	if r.err != nil || r.skipNil() {
 		return nil
+	}
+	if n := plainMetadata(r.b[r.i:]); n > 0 {
+		r.i += n
+		return r.b[r.i-n : r.i : r.i]
 	}
 	n, entries, err := scanMetadata(r.b[r.i:])
 	if err != nil {
@@ -299,12 +316,17 @@ func (r *reader) skipNil() bool {
 	return false
 }
 
-// tokens appends an array of tokens to ts.
+// tokens reads an array of tokens into the memory of ts.
 func (r *reader) tokens(field string, ts []Token) []Token {
 	n := r.array(field, 0, TokensMax)
+	ts = slices.Grow(ts[:0], n)[:n] // array has seen that a byte is there for each
+	if end := readUints(ts, r.b, r.i); end >= 0 {
+		r.i = end
+		return ts
+	}
 	r.list = field
 	for r.item = 0; r.item < n && r.err == nil; r.item++ {
-		ts = append(ts, Token(r.uint("", math.MaxUint64)))
+		ts[r.item] = Token(r.uint("", math.MaxUint64))
 	}
 	r.item = -1
 	return ts
@@ -329,6 +351,7 @@ func (r *reader) u8(field string) uint8    { return uint8(r.uint(field, math.Max
 func (r *reader) u16(field string) uint16  { return uint16(r.uint(field, math.MaxUint16)) }
 func (r *reader) u32(field string) uint32  { return uint32(r.uint(field, math.MaxUint32)) }
 func (r *reader) u64(field string) uint64  { return r.uint(field, math.MaxUint64) }
+func (r *reader) token() Token             { return Token(r.u64("token")) }
 func (r *reader) region() RegionID         { return RegionID(r.u64("region")) }
 func (r *reader) outputIndex() OutputIndex { return OutputIndex(r.u32("output")) }
 func (r *reader) seq(field string) Seq     { return Seq(r.u64(field)) }

@@ -3,7 +3,6 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 	"strings"
 	"unicode/utf8"
 
@@ -36,23 +35,14 @@ func (w *writer) WriteByte(c byte) error {
 }
 
 func (w *writer) uint(v uint64) { _ = w.mp.EncodeUint(v) }
-func (w *writer) int(v int64)   { _ = w.mp.EncodeInt(v) }
 func (w *writer) bool(v bool)   { _ = w.mp.EncodeBool(v) }
 func (w *writer) array(n int)   { _ = w.mp.EncodeArrayLen(n) }
-func (w *writer) nil()          { _ = w.mp.EncodeNil() }
 
 // message starts the body of a message: its array and its kind. n counts the
 // fields behind the kind.
 func (w *writer) message(k Kind, n int) {
 	w.array(n + 1)
 	w.uint(uint64(k))
-}
-
-// array32 writes an array header of fixed width and returns where its count is,
-// to be patched when it is known.
-func (w *writer) array32() int {
-	w.b = append(w.b, 0xdd, 0, 0, 0, 0)
-	return len(w.b) - 4
 }
 
 // name writes a string that a program relies on. Callers check such strings
@@ -85,38 +75,6 @@ func (w *writer) bin(field string, p []byte, bytesMax int) {
 	}
 	_ = w.mp.EncodeBytesLen(len(p))
 	w.b = append(w.b, p...)
-}
-
-// payload writes bytes, or nil.
-func (w *writer) payload(p []byte) {
-	if p == nil {
-		w.nil()
-		return
-	}
-	w.bin("payload", p, math.MaxUint32)
-}
-
-// metadata writes the encoded map as it is, or nil.
-func (w *writer) metadata(m RawMetadata) {
-	if len(m) == 0 {
-		w.nil()
-		return
-	}
-	if len(m) > MetadataBytesMax {
-		panic(fmt.Sprintf("wire: metadata: %d bytes, the limit is %d", len(m), MetadataBytesMax))
-	}
-	w.b = append(w.b, m...)
-}
-
-// tokens writes an array of tokens.
-func (w *writer) tokens(field string, ts []Token) {
-	if len(ts) > TokensMax {
-		panic(fmt.Sprintf("wire: %s: %d tokens, the limit is %d", field, len(ts), TokensMax))
-	}
-	w.array(len(ts))
-	for _, t := range ts {
-		w.uint(uint64(t))
-	}
 }
 
 // begin starts a frame and returns where it starts.
