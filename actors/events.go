@@ -48,12 +48,13 @@ type ConnEvent struct {
 	Err   error  // ConnClosed: why; nil when the peer closed in good order
 }
 
-// NodeMessage is one decoded message of a peer. The two frequent kinds are held
-// by value, so that a batch of them needs no allocation each.
+// NodeMessage is one decoded message of a peer. The three frequent kinds are
+// held by value, so that a batch of them needs no allocation each.
 type NodeMessage struct {
 	Kind    wire.Kind
-	Publish wire.Publish // KindPublish; Metadata and Payload alias the batch
-	Next    wire.Next    // KindNext; Done aliases the batch
-	Done    wire.Done    // KindDone; Tokens aliases the batch
-	Other   wire.Message // any other kind, owning its memory
+	Owned   bool         // the memory behind Publish may be kept by the router
+	Publish wire.Publish // KindPublish
+	Next    wire.Next    // KindNext
+	Done    wire.Done    // KindDone
+	Other   wire.Message // any other kind
 }

@@ -1,0 +1,209 @@
+package actors
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+// next takes a receiver's credits and what it is done with: step 5.
+func (c *core) next(now time.Time, s *session, m *wire.Next) *wire.Error {
+	if m.Consumed < s.consumed || m.Consumed > s.delivered {
+		return wire.Errorf(wire.CodeProtocol, "next with consumed %d; it was %d, and %d items were delivered", m.Consumed, s.consumed, s.delivered)
+	}
+	for ; s.consumed < m.Consumed; s.consumed++ {
+		d := s.unconsumed.pop()
+		s.flight -= d.inline
+		e := d.edge
+		if e.out--; e.policy == wire.PolicyBlock && e.source != nil {
+			c.updateFlow(e.source, false)
+		}
+	}
+	s.limit = m.Limit
+	c.settle(s, m.Done)
+	if s.ready.len() > 0 {
+		c.touch(s)
+	}
+	return nil
+}
+
+// settle ends holds. A token that names no hold of this session is a late one,
+// from before a reconnect, or forged; either way it changes nothing.
+func (c *core) settle(s *session, tokens []wire.Token) {
+	for _, token := range tokens {
+		if i, ok := c.holds.find(token); ok && c.holds.holds[i].session == s {
+			c.unref(c.holds.remove(i))
+		}
+	}
+}
+
+// reject is a message that its receiver could not read.
+func (c *core) reject(now time.Time, s *session, m *wire.Reject) *wire.Error {
+	if !m.Reason.Valid() {
+		return wire.Errorf(wire.CodeProtocol, "reject with the unknown reason %d", m.Reason)
+	}
+	if i, ok := c.holds.find(m.Token); ok && c.holds.holds[i].session == s {
+		e := c.holds.holds[i].edge
+		e.stats.delivered--
+		c.drop(now, e, c.holds.remove(i), m.Reason)
+	}
+	return nil
+}
+
+// Bounds of what is under way to one node.
+const (
+	// frameBytesTarget ends an Inputs frame that grows longer, so that a receiver
+	// can start on the first messages of a long batch.
+	frameBytesTarget = 64 << 10
+	// flightBytesMax bounds the inline bytes that a node was sent and has not
+	// consumed. A single larger message goes when nothing else is under way.
+	flightBytesMax = 1 << 20
+)
+
+// deliver hands over what waits, as far as the credits go: step 6.
+func (c *core) deliver(now time.Time, s *session) {
+	for s.delivered < s.limit && s.held < c.cfg.HeldMessagesMax && !s.copying {
+		e := s.nextReady()
+		if e == nil {
+			break
+		}
+		if r := e.queue.peek().region; r != nil {
+			if !c.visible(s, r) {
+				c.copyPayload(s, e)
+				break
+			}
+			if _, ok := s.opened[r]; !ok {
+				c.endInputs(s)
+				c.openRegion(s, r)
+			}
+		}
+		c.deliverItem(now, s, e, e.popQueue(), nil)
+	}
+	c.endInputs(s)
+	c.announceClosed(s)
+}
+
+// nextReady returns the input whose turn it is among those that have a message
+// which may go now. Inputs take turns, so that a flooded one does not starve
+// the others.
+func (s *session) nextReady() *edge {
+	waiting := s.consumed == s.delivered // the user has everything and wants more
+	for range s.ready.len() {
+		e := s.ready.pop()
+		if e.queue.len() == 0 {
+			e.ready = false
+			continue
+		}
+		s.ready.push(e)
+		n := e.queue.peek().inlineBytes()
+		if waiting || e.prefetch() && s.flight+n <= flightBytesMax {
+			return e
+		}
+	}
+	return nil
+}
+
+// deliverItem appends one message to the frame under construction. payload
+// stands in for a payload in shared memory that the node cannot see; nil
+// otherwise. It takes over the reference to m.
+func (c *core) deliverItem(now time.Time, s *session, e *edge, m *message, payload []byte) {
+	if !s.framing {
+		s.framing, s.frameStart = true, len(s.out)
+		s.out = c.enc.BeginInputs(s.out)
+	}
+	it := &c.scratch.input
+	*it = wire.Input{
+		Input: e.index, Dropped: e.lost, Seq: m.seq, TimeNS: m.timeNS,
+		Length: m.length, Metadata: m.metadata, Payload: m.payload,
+	}
+	held := false
+	switch {
+	case payload != nil:
+		it.Payload = payload
+		c.counters.PayloadCopyBytes += m.length
+	case m.region != nil:
+		held = true
+		it.Region, it.Offset = m.region.id, m.offset
+		it.Token = c.holds.add(m, e, s, now)
+	}
+	s.out = c.enc.AppendInput(s.out, it)
+	inline := uint64(len(it.Metadata) + len(it.Payload))
+	s.flight += inline
+	s.unconsumed.push(delivery{edge: e, seq: m.seq, bytes: m.length, inline: inline, timeNS: m.timeNS})
+	s.delivered++
+	e.out++
+	e.lost = 0
+	e.stats.delivered++
+	e.stats.bytes += m.length
+	e.stats.latency.record(time.Duration(now.UnixNano() - m.timeNS))
+	c.counters.MessagesOut++
+	c.counters.BytesOut += m.length
+	if !held {
+		c.unref(m)
+	}
+	if len(s.out)-s.frameStart > frameBytesTarget {
+		c.endInputs(s)
+	}
+}
+
+// endInputs completes the frame under construction, if there is one.
+func (c *core) endInputs(s *session) {
+	if s.framing {
+		s.framing = false
+		s.out = c.enc.EndInputs(s.out)
+	}
+}
+
+// announceClosed says InputClosed for inputs whose sender is gone and whose last
+// message is on its way.
+func (c *core) announceClosed(s *session) {
+	if len(s.closings) == 0 {
+		return
+	}
+	kept := s.closings[:0]
+	for _, e := range s.closings {
+		if e.queue.len() > 0 || s.copying {
+			kept = append(kept, e)
+			continue
+		}
+		s.out = c.enc.Append(s.out, &wire.InputClosed{Input: e.index, Reason: e.closing})
+		e.closing = ""
+	}
+	clear(s.closings[len(kept):])
+	s.closings = kept
+}
+
+// copyPayload has the oldest message of e read by the pool, for a node that
+// cannot see its region. Until the bytes are there nothing else goes to the
+// node, or the order would be lost.
+func (c *core) copyPayload(s *session, e *edge) {
+	m := e.popQueue()
+	s.copying = true
+	c.poolOut = append(c.poolOut, poolRequest{
+		kind: poolRead, session: s.id, region: m.region.id,
+		offset: m.offset, length: m.length, message: m, edge: e,
+	})
+}
+
+// payloadRead goes on where copyPayload left off.
+func (c *core) payloadRead(now time.Time, rep *poolReply) {
+	m, e := rep.message, rep.edge
+	s := c.sessions[rep.session]
+	switch {
+	case s == nil || e.sess != s:
+		c.drop(now, e, m, wire.DropReceiverGone)
+		if s == nil {
+			return
+		}
+	case rep.err != nil:
+		c.journal.warn("payload could not be read from its region", zap.String("from", e.from), zap.String("to", e.to), zap.Error(rep.err))
+		c.drop(now, e, m, wire.DropBadDescriptor)
+	default:
+		c.deliverItem(now, s, e, m, rep.payload)
+		c.endInputs(s)
+	}
+	s.copying = false
+	c.touch(s)
+}

@@ -1,0 +1,102 @@
+package actors
+
+import (
+	"time"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+// reasonCount is one more than the highest drop reason.
+const reasonCount = int(wire.DropShutdown) + 1
+
+// dropCount gathers the drops of one edge for one reason until they are logged.
+// A record leaves at once for the first drop and then at most once a second, so
+// that the counts in the log always add up to the drops and a flood of drops is
+// no flood of lines.
+type dropCount struct {
+	count             uint64 // not yet logged
+	bytes             uint64
+	seqFirst, seqLast wire.Seq
+	ageMax            time.Duration
+	total             uint64 // since the broker started, logged or not
+	lastLogged        time.Time
+	listed            bool // in dropLedger.pending
+}
+
+// dropInterval is the least time between two log lines of one edge and reason.
+const dropInterval = time.Second
+
+// dropLedger knows which counts still have to be logged.
+type dropLedger struct {
+	pending []pendingDrop
+	total   uint64
+}
+
+type pendingDrop struct {
+	edge   *edge
+	reason wire.DropReason
+}
+
+// dropped is what gets counted: count messages between two sequence numbers.
+type dropped struct {
+	count             uint64
+	bytes             uint64
+	seqFirst, seqLast wire.Seq
+	age               time.Duration // of the oldest
+}
+
+func (l *dropLedger) add(e *edge, reason wire.DropReason, d dropped) {
+	l.total += d.count
+	e.stats.dropped += d.count
+	c := &e.drops[reason]
+	if c.count == 0 || d.seqFirst < c.seqFirst {
+		c.seqFirst = d.seqFirst
+	}
+	c.seqLast = max(c.seqLast, d.seqLast)
+	c.count += d.count
+	c.total += d.count
+	c.bytes += d.bytes
+	c.ageMax = max(c.ageMax, d.age)
+	if !c.listed {
+		c.listed = true
+		l.pending = append(l.pending, pendingDrop{e, reason})
+	}
+}
+
+// emit offers a record for every count that is due to write, which returns false
+// when it cannot take it now: then the count stays and grows. With all set,
+// everything is due.
+func (l *dropLedger) emit(now time.Time, all bool, write func(wire.DropRecord) bool) {
+	kept := l.pending[:0]
+	for _, p := range l.pending {
+		c := &p.edge.drops[p.reason]
+		due := all || c.lastLogged.IsZero() || now.Sub(c.lastLogged) >= dropInterval
+		if !due || !write(p.edge.dropRecord(p.reason, now)) {
+			kept = append(kept, p)
+			continue
+		}
+		*c = dropCount{total: c.total, lastLogged: now}
+	}
+	clear(l.pending[len(kept):])
+	l.pending = kept
+}
+
+func (e *edge) dropRecord(reason wire.DropReason, now time.Time) wire.DropRecord {
+	c := &e.drops[reason]
+	return wire.DropRecord{
+		Time:      now,
+		Dataflow:  e.flow.name,
+		From:      e.from,
+		To:        e.to,
+		Reason:    reason.String(),
+		Policy:    e.policy.String(),
+		Count:     c.count,
+		Total:     c.total,
+		Bytes:     c.bytes,
+		SeqFirst:  uint64(c.seqFirst),
+		SeqLast:   uint64(c.seqLast),
+		QueueSize: e.queueSize,
+		AgeMaxMS:  float64(c.ageMax) / float64(time.Millisecond),
+		Path:      pathBrokered,
+	}
+}

@@ -1,0 +1,280 @@
+package actors
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+// Probe is how a node shows that it sees the broker's shared memory.
+type Probe interface {
+	// Probe names the object and where in it the nonce lies; an empty name
+	// means that no shared memory is on offer.
+	Probe() (name string, offset uint64, length uint32)
+	// CheckNonce compares in constant time.
+	CheckNonce(nonce []byte) bool
+}
+
+// Liveness tells whether the process behind a session may still have shared
+// memory mapped, also when its connection is gone.
+type Liveness interface {
+	SessionAlive(session wire.SessionID) (bool, error)
+}
+
+// hello answers the first message. The session has checked version and
+// authentication before it let the message through.
+func (c *core) hello(now time.Time, s *session, h *wire.Hello) *wire.Error {
+	if c.draining {
+		return wire.Errorf(wire.CodeShuttingDown, "the broker is stopping; connect again later")
+	}
+	s.client, s.role = h.Client, h.Role
+	if h.Role == wire.RoleNode {
+		n, err := c.claim(now, h)
+		if err != nil {
+			return err
+		}
+		s.node, s.takeover = n, h.Flags&wire.FlagTakeover != 0
+	}
+	w := &wire.Welcome{
+		Version:     wire.VersionMax,
+		Instance:    c.cfg.Instance,
+		Session:     wire.SessionID(s.id),
+		FrameMax:    c.cfg.FrameBytesMax,
+		InlineMax:   c.cfg.InlineBytesMax,
+		HeartbeatMS: uint32(c.cfg.HeartbeatInterval / time.Millisecond),
+	}
+	if h.Role == wire.RoleNode {
+		w.ProbeName, w.ProbeOffset, w.ProbeLength = c.probe.Probe()
+	}
+	c.send(s, w)
+	s.state = sessionGreeted
+	return nil
+}
+
+// claim looks up the node that a peer says it is, and makes room for it if the
+// peer asked to take over.
+func (c *core) claim(now time.Time, h *wire.Hello) (*node, *wire.Error) {
+	f, ok := c.flows[h.Dataflow]
+	if !ok {
+		return nil, wire.Errorf(wire.CodeUnknownDataflow, "no dataflow %q is loaded; there is %s", h.Dataflow, list(keys(c.flows)))
+	}
+	n, ok := f.nodes[h.Node]
+	if !ok {
+		return nil, wire.Errorf(wire.CodeUnknownNode, "dataflow %q has no node %q; there is %s", h.Dataflow, h.Node, list(keys(f.nodes)))
+	}
+	if n.sess == nil {
+		return n, nil
+	}
+	if h.Flags&wire.FlagTakeover == 0 {
+		return nil, wire.Errorf(wire.CodeDuplicateNode,
+			"node %q of dataflow %q is connected from %s since %s; stop that process or ask to take over",
+			h.Node, h.Dataflow, n.sess.conn.RemoteAddr(), now.Sub(n.sess.since).Round(time.Second))
+	}
+	return n, nil
+}
+
+// attach ends the handshake.
+func (c *core) attach(now time.Time, s *session, a *wire.Attach) *wire.Error {
+	if s.role == wire.RoleControl {
+		s.state = sessionControl
+		s.follows = make(map[uint32]struct{})
+		s.conn.Established(false)
+		c.send(s, &wire.Ready{Reason: "control connection"})
+		return nil
+	}
+	// Another connection may have joined, or a reload may have removed the
+	// node, since hello.
+	f, n := s.node.flow, s.node
+	if c.flows[f.name] != f || f.nodes[n.id] != n {
+		return wire.Errorf(wire.CodeUnknownNode, "node %q was removed from dataflow %q during the handshake", n.id, f.name)
+	}
+	if old := n.sess; old != nil {
+		if !s.takeover {
+			return wire.Errorf(wire.CodeDuplicateNode, "node %q of dataflow %q connected from %s at the same time", n.id, f.name, old.conn.RemoteAddr())
+		}
+		c.refuse(now, old, wire.Errorf(wire.CodeTakenOver, "%s took over node %q", s.conn.RemoteAddr(), n.id))
+	}
+	s.remoteReason = c.remoteReason(a)
+	s.local = s.remoteReason == ""
+	c.join(now, s)
+	return nil
+}
+
+func (c *core) remoteReason(a *wire.Attach) string {
+	name, _, _ := c.probe.Probe()
+	switch {
+	case name == "":
+		return "the broker has no shared memory"
+	case len(a.Nonce) == 0:
+		return "the node cannot read the broker's shared memory"
+	case !c.probe.CheckNonce(a.Nonce):
+		return "the node read another shared memory than the broker's"
+	}
+	return ""
+}
+
+// join makes the session the node's, and tells it all that it has to know.
+func (c *core) join(now time.Time, s *session) {
+	n := s.node
+	n.dropClosedPorts()
+	n.sess = s
+	s.state = sessionJoined
+	s.outputs, s.inputs = slices.Clone(n.outputs), slices.Clone(n.inputs)
+	s.conn.Established(s.local)
+	c.send(s, n.ports())
+	for i, o := range n.outputs {
+		o.index, o.ended = wire.OutputIndex(i), false
+		o.published, o.window, o.receivers, o.largest = 0, wire.WindowUnlimited, 0, 0
+		if !s.local {
+			o.largest = c.cfg.FrameBytesMax // until the first message tells better
+		}
+		for _, e := range o.edges {
+			c.cancelClosing(e)
+		}
+		c.updateFlow(o, true)
+	}
+	for i, e := range s.inputs {
+		c.attachEdge(now, s, e, i)
+	}
+	// Ready is last: whoever has read it knows windows, epochs and regions.
+	c.send(s, &wire.Ready{Local: s.local, Reason: s.remoteReason})
+	c.logNode(s, "node joined", zap.Bool("local", s.local), zap.String("remote_reason", s.remoteReason), zap.String("client", s.client))
+}
+
+// attachEdge makes s the receiver of e.
+func (c *core) attachEdge(now time.Time, s *session, e *edge, i int) {
+	e.sess, e.index = s, wire.InputIndex(i)
+	e.out, e.lost, e.ready, e.closing = 0, 0, false, ""
+	if e.closed {
+		return
+	}
+	if e.timer != nil {
+		c.timers.arm(e.timer, now)
+		return
+	}
+	if e.policy == wire.PolicyBlock {
+		e.source.epoch++
+		e.epoch = e.source.epoch
+	}
+	c.updateFlow(e.source, e.policy == wire.PolicyBlock)
+	if sender := e.source.node.sess; sender != nil && s.local {
+		for _, r := range sender.regions {
+			c.openRegion(s, r)
+		}
+	}
+}
+
+// leave undoes join, also for a session that never joined. The process behind
+// it may live on: then what it holds stays held.
+func (c *core) leave(now time.Time, s *session, cause error) {
+	joined := s.joined()
+	s.state = sessionLeft
+	delete(c.sessions, s.id)
+	c.closeControl(now, s)
+	if !joined {
+		return
+	}
+	n, reason := s.node, leftReason(s, cause)
+	n.sess = nil
+	drop := wire.DropReceiverGone
+	switch wire.CodeOf(cause) {
+	case wire.CodeSlowConnection:
+		drop = wire.DropSlowConnection
+	case wire.CodeShuttingDown:
+		drop = wire.DropShutdown
+	}
+	var lost uint64
+	for _, e := range s.inputs {
+		lost += c.detachEdge(now, s, e, drop)
+	}
+	lost += c.dropUnconsumed(now, s, drop)
+	for _, o := range s.outputs {
+		c.closeOutput(o, reason)
+	}
+	held := s.held
+	alive := c.settleOrOrphan(now, s)
+	c.logNode(s, "node left", zap.String("reason", reason), zap.Uint64("dropped", lost),
+		zap.Int("held", held), zap.Bool("process_alive", alive))
+}
+
+// detachEdge settles what waits for a receiver that is gone.
+func (c *core) detachEdge(now time.Time, s *session, e *edge, reason wire.DropReason) (lost uint64) {
+	if e.sess != s {
+		return 0
+	}
+	for e.queue.len() > 0 {
+		c.drop(now, e, e.popQueue(), reason)
+		lost++
+	}
+	e.sess, e.ready, e.closing = nil, false, ""
+	if e.timer != nil {
+		c.timers.disarm(e.timer)
+	} else {
+		c.updateFlow(e.source, true)
+	}
+	return lost
+}
+
+// dropUnconsumed counts what was sent to the node but never reached its user,
+// as far as the node has told.
+func (c *core) dropUnconsumed(now time.Time, s *session, reason wire.DropReason) (lost uint64) {
+	for ; s.unconsumed.len() > 0; lost++ {
+		d := s.unconsumed.pop()
+		c.drops.add(d.edge, reason, dropped{
+			count: 1, bytes: d.bytes, seqFirst: d.seq, seqLast: d.seq,
+			age: max(0, time.Duration(now.UnixNano()-d.timeNS)),
+		})
+	}
+	return lost
+}
+
+// closeOutput tells the receivers that nothing more will come, after the last
+// message that waits for them.
+func (c *core) closeOutput(o *output, reason string) {
+	for _, e := range o.edges {
+		if e.sess != nil && e.closing == "" {
+			e.closing = reason
+			e.sess.closings = append(e.sess.closings, e)
+			c.touch(e.sess)
+		}
+	}
+}
+
+func (c *core) cancelClosing(e *edge) {
+	if e.closing != "" {
+		e.closing = ""
+		e.sess.closings = slices.DeleteFunc(e.sess.closings, func(x *edge) bool { return x == e })
+	}
+}
+
+// dropClosedPorts forgets what reloads have removed. Only while no session
+// knows the positions.
+func (n *node) dropClosedPorts() {
+	n.outputs = slices.DeleteFunc(n.outputs, func(o *output) bool { return o.closed })
+	n.inputs = slices.DeleteFunc(n.inputs, func(e *edge) bool { return e.closed })
+}
+
+func keys[V any](m map[string]V) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// list puts names into an error text.
+func list(names []string) string {
+	const most = 10
+	switch {
+	case len(names) == 0:
+		return "none"
+	case len(names) > most:
+		return strings.Join(names[:most], ", ") + ", …"
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,286 @@
+package actors
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/shmpool/pool"
+	"github.com/brokerd/brokerd/wire"
+)
+
+type poolRequestKind uint8
+
+// What the router asks of the pool. Grant, read and stats are answered.
+const (
+	poolGrant   poolRequestKind = iota + 1 // lease a region to a session
+	poolReturn                             // a lease ends; the region may be used again
+	poolDiscard                            // a lease ends; the region must not be used again
+	poolRetire                             // unlink a leased region
+	poolRead                               // copy a payload out of a region
+	poolStats                              // the sums
+)
+
+type poolRequest struct {
+	kind     poolRequestKind
+	session  ConnID
+	request  uint32           // grant: the node's number
+	geometry shmpool.Geometry // grant
+	region   wire.RegionID    // all but grant
+	offset   uint64           // read
+	length   uint64           // read
+	message  *message         // read: whose payload; only carried
+	edge     *edge            // read: for whom; only carried
+}
+
+type poolReply struct {
+	poolRequest
+	name    string     // grant
+	payload []byte     // read
+	stats   pool.Stats // stats
+	err     error
+}
+
+// PoolActor owns the books of all regions. What takes long, creating a region
+// or reading a payload, is done by a few workers, so that one node's large
+// request does not keep the others waiting.
+type PoolActor struct {
+	// immutable
+	allocator pool.Allocator
+	log       *zap.Logger
+	// requests: capacity covers what the router has in hand after one batch;
+	// full: the router keeps them and goes on.
+	requests chan poolRequest
+	// replies: the router always takes them; full: the pool waits.
+	replies chan poolReply
+	// jobs: full: the pool keeps further ones in order and goes on.
+	jobs    chan poolJob
+	results chan poolJob // full: the worker waits
+	quit    chan struct{}
+	stopped chan struct{}
+	once    sync.Once
+
+	// owned by run
+	pool    *pool.Pool
+	waiting ring[poolJob]
+	busy    map[wire.RegionID]int // reads under way
+	ending  map[wire.RegionID]poolRequest
+}
+
+// poolJob is work for a worker, and its result.
+type poolJob struct {
+	request poolRequest
+	lease   pool.Lease
+	region  pool.Region
+	payload []byte
+	err     error
+}
+
+// poolWorkers is how many creations and reads run at a time. Both are bound by
+// the memory bus; more would only fight for it.
+const poolWorkers = 2
+
+// NewPoolActor makes a pool actor over an allocator.
+func NewPoolActor(limits pool.Limits, allocator pool.Allocator, log *zap.Logger) (*PoolActor, error) {
+	books, err := pool.New(limits, func(id wire.RegionID, err error) {
+		log.Warn("region could not be closed", zap.Uint64("region", uint64(id)), zap.Error(err))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &PoolActor{
+		allocator: allocator,
+		log:       log,
+		requests:  make(chan poolRequest, 256),
+		replies:   make(chan poolReply, 64),
+		jobs:      make(chan poolJob),
+		results:   make(chan poolJob, poolWorkers),
+		quit:      make(chan struct{}),
+		stopped:   make(chan struct{}),
+		pool:      books,
+		busy:      make(map[wire.RegionID]int),
+		ending:    make(map[wire.RegionID]poolRequest),
+	}, nil
+}
+
+// Run is the actor. It returns after Stop, when every region is closed.
+func (p *PoolActor) Run() {
+	defer close(p.stopped)
+	var workers sync.WaitGroup
+	for range poolWorkers {
+		workers.Go(p.work)
+	}
+	trim := time.NewTicker(time.Second)
+	defer trim.Stop()
+	for {
+		jobs, job := p.nextJob()
+		select {
+		case r := <-p.requests:
+			p.handle(r)
+		case jobs <- job:
+			p.waiting.pop()
+		case j := <-p.results:
+			p.finish(j)
+		case now := <-trim.C:
+			p.pool.Trim(now)
+		case <-p.quit:
+			p.shutdown(&workers)
+			return
+		}
+	}
+}
+
+// nextJob turns the case that feeds the workers off while nothing waits.
+func (p *PoolActor) nextJob() (chan<- poolJob, poolJob) {
+	if p.waiting.len() == 0 {
+		return nil, poolJob{}
+	}
+	return p.jobs, p.waiting.peek()
+}
+
+func (p *PoolActor) handle(r poolRequest) {
+	switch r.kind {
+	case poolGrant:
+		lease, err := p.pool.Reserve(wire.SessionID(r.session), r.geometry)
+		switch {
+		case err != nil:
+			p.reply(poolReply{poolRequest: r, err: limitError(err)})
+		case lease.Region != nil:
+			p.granted(r, lease, lease.Region)
+		default:
+			p.waiting.push(poolJob{request: r, lease: lease})
+		}
+	case poolRead:
+		info, ok := p.pool.Lookup(r.region)
+		if !ok {
+			p.reply(poolReply{poolRequest: r, err: fmt.Errorf("region %d: %w", r.region, pool.ErrUnknownRegion)})
+			return
+		}
+		p.busy[r.region]++
+		p.waiting.push(poolJob{request: r, region: info.Region})
+	case poolReturn, poolDiscard:
+		if p.busy[r.region] > 0 {
+			p.ending[r.region] = r
+			return
+		}
+		p.end(r)
+	case poolStats:
+		p.reply(poolReply{poolRequest: r, stats: p.pool.Stats()})
+	case poolRetire:
+		if err := p.pool.Retire(r.region); err != nil {
+			p.log.Warn("region could not be retired", zap.Uint64("region", uint64(r.region)), zap.Error(err))
+		}
+	}
+}
+
+// end takes a region back.
+func (p *PoolActor) end(r poolRequest) {
+	err := error(nil)
+	if r.kind == poolReturn {
+		err = p.pool.Return(r.region, time.Now())
+	} else {
+		err = p.pool.Discard(r.region)
+	}
+	if err != nil {
+		p.log.Error("region could not be taken back", zap.Uint64("region", uint64(r.region)), zap.Error(err))
+	}
+}
+
+// work runs jobs until there are no more.
+func (p *PoolActor) work() {
+	for j := range p.jobs {
+		if j.request.kind == poolRead {
+			j.payload, j.err = readPayload(j.region, j.request.offset, j.request.length)
+		} else {
+			j.region, j.err = p.allocator.Create(j.lease.ID, j.lease.Geometry)
+		}
+		p.results <- j
+	}
+}
+
+// readPayload copies with pread: a region that its owner has cut short is a
+// short read, where a mapping would be a SIGBUS.
+func readPayload(region pool.Region, offset, length uint64) ([]byte, error) {
+	payload := make([]byte, length)
+	n, err := region.ReadAt(payload, int64(offset))
+	if err == io.EOF && n == len(payload) {
+		err = nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %d bytes at %d of %s: %w", length, offset, region.Name(), err)
+	}
+	return payload, nil
+}
+
+// finish enters what a worker has done.
+func (p *PoolActor) finish(j poolJob) {
+	if j.request.kind == poolRead {
+		id := j.request.region
+		if p.busy[id]--; p.busy[id] == 0 {
+			delete(p.busy, id)
+			if r, ok := p.ending[id]; ok {
+				delete(p.ending, id)
+				p.end(r)
+			}
+		}
+		p.reply(poolReply{poolRequest: j.request, payload: j.payload, err: j.err})
+		return
+	}
+	if j.err != nil {
+		p.pool.Abort(j.lease)
+		p.reply(poolReply{poolRequest: j.request, err: fmt.Errorf("%w: %w", wire.ErrNoMemory, j.err)})
+		return
+	}
+	if err := p.pool.Commit(j.lease, j.region); err != nil {
+		p.reply(poolReply{poolRequest: j.request, err: err})
+		return
+	}
+	p.granted(j.request, j.lease, j.region)
+}
+
+func (p *PoolActor) granted(r poolRequest, lease pool.Lease, region pool.Region) {
+	r.region = lease.ID
+	p.reply(poolReply{poolRequest: r, name: region.Name()})
+}
+
+func (p *PoolActor) reply(rep poolReply) {
+	select {
+	case p.replies <- rep:
+	case <-p.quit:
+	}
+}
+
+// shutdown waits for the workers and closes every region.
+func (p *PoolActor) shutdown(workers *sync.WaitGroup) {
+	close(p.jobs)
+	go func() {
+		workers.Wait()
+		close(p.results)
+	}()
+	p.pool.Close()
+	for j := range p.results {
+		if j.request.kind != poolGrant {
+			continue
+		}
+		if j.err != nil {
+			p.pool.Abort(j.lease)
+		} else {
+			_ = p.pool.Commit(j.lease, j.region) // closes it: the pool is closed
+		}
+	}
+}
+
+// Stop ends Run and waits for it. It may be called more than once.
+func (p *PoolActor) Stop() {
+	p.once.Do(func() { close(p.quit) })
+	<-p.stopped
+}
+
+// limitError gives a refusal of the books the wire's number.
+func limitError(err error) error {
+	return fmt.Errorf("%w: %w", wire.ErrQuota, err)
+}

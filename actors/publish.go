@@ -1,0 +1,211 @@
+package actors
+
+import (
+	"time"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+// publish routes one message: step 4 of a message's way. owned says that the
+// payload's memory may be kept instead of copied.
+func (c *core) publish(now time.Time, s *session, p *wire.Publish, owned bool) *wire.Error {
+	if uint64(p.Output) >= uint64(len(s.outputs)) {
+		return wire.Errorf(wire.CodeNotYours, "publish on output %d; the node has %d outputs", p.Output, len(s.outputs))
+	}
+	o := s.outputs[p.Output]
+	r, err := c.checkPlace(s, p)
+	if err != nil {
+		return err
+	}
+	if p.Epoch > o.epoch {
+		return wire.Errorf(wire.CodeProtocol, "publish on output %q with epoch %d; the last flow said %d", o.id, p.Epoch, o.epoch)
+	}
+	if p.Epoch == o.epoch && o.published >= o.window {
+		return wire.Errorf(wire.CodeWrongState, "publish on output %q past its window of %d messages; wait for the next flow", o.id, o.window)
+	}
+	if o.ended {
+		return wire.Errorf(wire.CodeWrongState, "publish on output %q after it was closed", o.id)
+	}
+	o.published++
+	c.counters.MessagesIn++
+	c.counters.BytesIn += p.Length
+
+	m := c.stock.message()
+	m.refs, m.sender, m.token, m.region = 1, s, p.Token, r
+	m.seq, m.timeNS, m.offset, m.length = p.Seq, p.TimeNS, p.Offset, p.Length
+	if owned {
+		m.metadata, m.payload = p.Metadata, p.Payload
+	} else {
+		c.stock.fill(m, p.Metadata, p.Payload)
+	}
+	if r != nil {
+		r.messages++
+	} else {
+		o.largest = max(m.inlineBytes(), o.largest-o.largest/8)
+	}
+	c.route(now, o, m, p.Epoch)
+	c.unref(m)
+	if o.window != wire.WindowUnlimited {
+		c.updateFlow(o, false)
+	}
+	return nil
+}
+
+// checkPlace checks where a message says that its payload is: inline, or inside
+// one slot of a region that is leased to the sender.
+func (c *core) checkPlace(s *session, p *wire.Publish) (*region, *wire.Error) {
+	if p.Region == 0 {
+		if p.Token != 0 || p.Offset != 0 || p.Length != uint64(len(p.Payload)) {
+			return nil, wire.Errorf(wire.CodeProtocol, "inline publish with token %d, offset %d, length %d and %d bytes of payload", p.Token, p.Offset, p.Length, len(p.Payload))
+		}
+		return nil, nil
+	}
+	if p.Token == 0 || len(p.Payload) != 0 {
+		return nil, wire.Errorf(wire.CodeProtocol, "publish in region %d with token %d and %d bytes of inline payload", p.Region, p.Token, len(p.Payload))
+	}
+	r := s.regions[p.Region]
+	if r == nil {
+		return nil, wire.Errorf(wire.CodeNotYours, "publish in region %d, which is not leased to this node", p.Region)
+	}
+	if err := r.geometry.Contains(p.Offset, p.Length); err != nil {
+		return nil, wire.Errorf(wire.CodeProtocol, "publish in region %d: %v", p.Region, err)
+	}
+	return r, nil
+}
+
+// route puts a message into the queue of every receiver of the output.
+func (c *core) route(now time.Time, o *output, m *message, epoch uint32) {
+	for _, e := range o.edges {
+		e.stats.published++
+		if e.closed || !e.takes(epoch) {
+			e.stats.noReceiver++
+			c.counters.NoReceiver++
+			continue
+		}
+		c.enqueue(now, e, m)
+	}
+}
+
+// enqueue applies the edge's policy: what a full queue does to whom.
+func (c *core) enqueue(now time.Time, e *edge, m *message) {
+	room := e.room()
+	if e.queue.len() >= room || c.overBytes(e, m) {
+		if e.policy == wire.PolicyDropNewest || e.policy == wire.PolicyBlock || room == 0 {
+			// A sender that respects its window never gets here with policy
+			// block; should it happen, the loss is at least counted.
+			m.refs++
+			c.drop(now, e, m, wire.DropQueueFull)
+			return
+		}
+		for e.queue.len() > 0 && (e.queue.len() >= room || c.overBytes(e, m)) {
+			c.drop(now, e, e.popQueue(), wire.DropQueueFull)
+		}
+	}
+	m.refs++
+	e.queue.push(m)
+	e.queued += m.inlineBytes()
+	if !e.ready {
+		e.ready = true
+		e.sess.ready.push(e)
+	}
+	c.touch(e.sess)
+}
+
+// overBytes reports whether a message would take an input over its share of the
+// broker's own memory. The first message always has room. Policy block is bound
+// by the sender's window instead, which counts the same bytes.
+func (c *core) overBytes(e *edge, m *message) bool {
+	n := m.inlineBytes()
+	return n > 0 && e.queue.len() > 0 && e.policy != wire.PolicyBlock && e.queued+n > c.cfg.QueueBytesMax
+}
+
+// popQueue takes the oldest message; its reference passes to the caller.
+func (e *edge) popQueue() *message {
+	m := e.queue.pop()
+	e.queued -= m.inlineBytes()
+	return m
+}
+
+// drop settles a message for one receiver that will never get it. It takes over
+// the reference to m.
+func (c *core) drop(now time.Time, e *edge, m *message, reason wire.DropReason) {
+	e.lost++
+	c.drops.add(e, reason, dropped{
+		count: 1, bytes: m.length, seqFirst: m.seq, seqLast: m.seq,
+		age: max(0, time.Duration(now.UnixNano()-m.timeNS)),
+	})
+	c.unref(m)
+}
+
+// unref gives up one reference. The last one tells the sender that its slot is
+// free.
+func (c *core) unref(m *message) {
+	if m.refs--; m.refs > 0 {
+		return
+	}
+	if r := m.region; r != nil {
+		r.messages--
+		if m.sender.joined() {
+			m.sender.done = append(m.sender.done, m.token)
+			c.touch(m.sender)
+		} else if r.messages == 0 {
+			c.reclaim(r)
+		}
+	}
+	c.stock.recycle(m)
+}
+
+// updateFlow tells a sender what has changed about the receivers of an output.
+// Windows are not worth a frame each: one goes out when the sender is close to
+// the end of the one it has, or when must is set.
+func (c *core) updateFlow(o *output, must bool) {
+	s := o.node.sess
+	if s == nil || !s.joined() {
+		return
+	}
+	receivers, window := o.connected(), o.allowed(c.cfg.QueueBytesMax)
+	if window == o.window && receivers == o.receivers && !must {
+		return
+	}
+	if !must && receivers == o.receivers && window != wire.WindowUnlimited && o.window != wire.WindowUnlimited {
+		left, more := o.window-min(o.window, o.published), window-min(window, o.window)
+		if more == 0 || left > more {
+			return
+		}
+	}
+	o.receivers, o.window = receivers, window
+	c.scratch.flow = wire.Flow{Output: o.index, Epoch: o.epoch, Receivers: receivers, Window: window}
+	c.send(s, &c.scratch.flow)
+}
+
+// outputClose ends one output of a session that lives on.
+func (c *core) outputClose(s *session, m *wire.OutputClose) *wire.Error {
+	if uint64(m.Output) >= uint64(len(s.outputs)) {
+		return wire.Errorf(wire.CodeNotYours, "close of output %d; the node has %d outputs", m.Output, len(s.outputs))
+	}
+	o := s.outputs[m.Output]
+	o.ended = true
+	c.closeOutput(o, "output closed by its node")
+	return nil
+}
+
+// sendFailed counts what a sender could not publish, as drops of every receiver.
+func (c *core) sendFailed(now time.Time, s *session, m *wire.SendFailed) *wire.Error {
+	if uint64(m.Output) >= uint64(len(s.outputs)) {
+		return wire.Errorf(wire.CodeNotYours, "send_failed for output %d; the node has %d outputs", m.Output, len(s.outputs))
+	}
+	if !m.Reason.Valid() || m.Count == 0 || m.SeqLast < m.SeqFirst {
+		return wire.Errorf(wire.CodeProtocol, "send_failed with reason %d, count %d, seq %d to %d", m.Reason, m.Count, m.SeqFirst, m.SeqLast)
+	}
+	for _, e := range s.outputs[m.Output].edges {
+		e.stats.published += m.Count
+		if e.sess == nil {
+			e.stats.noReceiver += m.Count
+			c.counters.NoReceiver += m.Count
+			continue
+		}
+		e.lost += m.Count
+		c.drops.add(e, m.Reason, dropped{count: m.Count, bytes: m.Bytes, seqFirst: m.SeqFirst, seqLast: m.SeqLast})
+	}
+	return nil
+}

@@ -1,0 +1,315 @@
+package actors
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/wire"
+)
+
+// orphan is what the router remembers of a session whose connection is gone
+// while its process may still read what it holds, or write what it leased.
+type orphan struct {
+	checks int
+	next   time.Time
+}
+
+// orphanCheck are the times between looks at an orphan. A process that is being
+// killed loses its connection an instant before its lock; one that lives may
+// live long.
+var orphanCheck = [...]time.Duration{2 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}
+
+// regionRequest asks the pool for a region on behalf of a sender: step 1.
+func (c *core) regionRequest(s *session, m *wire.RegionRequest) *wire.Error {
+	if !s.local {
+		return wire.Errorf(wire.CodeWrongState, "region request of a node that is not local: %s", s.remoteReason)
+	}
+	g := shmpool.Geometry{SlotBytes: m.SlotBytes, Slots: m.Slots}
+	if err := g.Validate(); err != nil {
+		c.send(s, &wire.RegionDenied{Request: m.Request, Code: wire.CodeTooLarge, Text: err.Error()})
+		return nil
+	}
+	if s.asking >= regionRequestsMax {
+		return wire.Errorf(wire.CodeProtocol, "%d region requests at once; wait for the answers", s.asking+1)
+	}
+	s.asking++
+	c.poolOut = append(c.poolOut, poolRequest{kind: poolGrant, session: s.id, request: m.Request, geometry: g})
+	return nil
+}
+
+// regionRequestsMax bounds what one node can have under way at the pool.
+const regionRequestsMax = 16
+
+// regionGranted passes the pool's answer on, and shows the region to those who
+// will read from it.
+func (c *core) regionGranted(rep *poolReply) {
+	s := c.sessions[rep.session]
+	if s == nil || !s.joined() {
+		if rep.err == nil {
+			c.poolOut = append(c.poolOut, poolRequest{kind: poolReturn, region: rep.region})
+		}
+		return
+	}
+	s.asking--
+	if rep.err != nil {
+		code := wire.CodeOf(rep.err)
+		if code == wire.CodeInternal {
+			code = wire.CodeNoMemory
+		}
+		c.send(s, &wire.RegionDenied{Request: rep.request, Code: code, Text: clip(rep.err.Error()+c.holders(s), wire.TextBytesMax)})
+		c.journal.warn("region denied", zap.String("dataflow", s.node.flow.name), zap.String("node", s.node.id), zap.Error(rep.err), zap.String("held_by", c.holders(s)))
+		return
+	}
+	r := &region{id: rep.region, name: rep.name, geometry: rep.geometry, owner: s}
+	c.regions[r.id] = r
+	s.regions[r.id] = r
+	s.regionBytes += r.geometry.Bytes()
+	c.send(s, &wire.RegionGrant{
+		Request: rep.request, Region: r.id, Name: r.name,
+		Bytes: r.geometry.Bytes(), SlotBytes: r.geometry.SlotBytes, Slots: r.geometry.Slots,
+	})
+	for _, o := range s.outputs {
+		for _, e := range o.edges {
+			if e.sess != nil && e.sess.local {
+				c.openRegion(e.sess, r)
+			}
+		}
+	}
+	c.journal.debug("region granted", zap.String("node", s.label()), zap.Uint64("region", uint64(r.id)),
+		zap.Uint64("slot_bytes", r.geometry.SlotBytes), zap.Uint32("slots", r.geometry.Slots))
+}
+
+// openRegion lets a receiver map a region before the first message in it comes.
+func (c *core) openRegion(s *session, r *region) {
+	if _, ok := s.opened[r]; ok || r.retired {
+		return
+	}
+	s.opened[r] = struct{}{}
+	c.send(s, &wire.RegionOpen{
+		Region: r.id, Name: r.name, Bytes: r.geometry.Bytes(),
+		SlotBytes: r.geometry.SlotBytes, Slots: r.geometry.Slots,
+	})
+}
+
+// visible reports whether the node can read from the region's memory.
+func (c *core) visible(s *session, r *region) bool {
+	if !s.local {
+		return false
+	}
+	_, ok := s.opened[r]
+	return ok || !r.retired
+}
+
+// regionReturn takes a region back from its sender.
+func (c *core) regionReturn(s *session, m *wire.RegionReturn) *wire.Error {
+	r := s.regions[m.Region]
+	if r == nil {
+		return wire.Errorf(wire.CodeNotYours, "return of region %d, which is not leased to this node", m.Region)
+	}
+	if r.messages > 0 {
+		return wire.Errorf(wire.CodeWrongState, "return of region %d with %d messages still in use", m.Region, r.messages)
+	}
+	c.giveBack(r, poolReturn)
+	return nil
+}
+
+// giveBack ends a lease: receivers unmap, the pool gets the region.
+func (c *core) giveBack(r *region, kind poolRequestKind) {
+	for _, s := range c.sessions {
+		if _, ok := s.opened[r]; ok {
+			delete(s.opened, r)
+			c.send(s, &wire.RegionClose{Region: r.id})
+		}
+	}
+	if r.retired && kind == poolReturn {
+		kind = poolDiscard
+	}
+	delete(r.owner.regions, r.id)
+	delete(c.regions, r.id)
+	r.owner.regionBytes -= r.geometry.Bytes()
+	r.returned = true
+	c.poolOut = append(c.poolOut, poolRequest{kind: kind, region: r.id})
+	c.journal.debug("region reclaimed", zap.Uint64("region", uint64(r.id)), zap.String("node", r.owner.label()))
+}
+
+// retire makes sure that no new message is placed in a region and that nobody
+// new maps it. What is mapped stays valid.
+func (c *core) retire(r *region) {
+	if r.retired || r.returned {
+		return
+	}
+	r.retired = true
+	c.poolOut = append(c.poolOut, poolRequest{kind: poolRetire, region: r.id})
+	if r.owner.joined() {
+		c.send(r.owner, &wire.RegionRetire{Region: r.id})
+	}
+}
+
+// reclaim takes back a region whose owner has left, once nobody reads from it
+// and the owner's process cannot write to it any more.
+func (c *core) reclaim(r *region) {
+	if r.returned || r.messages > 0 || r.owner.joined() || slices.Contains(c.orphans, r.owner) {
+		return
+	}
+	c.giveBack(r, poolReturn)
+}
+
+// settleOrOrphan ends what a session that has left still holds and leases, if
+// its process is gone. Otherwise memory that the process may read or write must
+// not be used again: the session becomes an orphan.
+func (c *core) settleOrOrphan(now time.Time, s *session) (alive bool) {
+	if s.held == 0 && len(s.regions) == 0 {
+		return false
+	}
+	if s.local && c.alive(s) {
+		s.orphan = orphan{next: now.Add(orphanCheck[0])}
+		c.orphans = append(c.orphans, s)
+		return true
+	}
+	c.settleLeft(s)
+	return false
+}
+
+func (c *core) alive(s *session) bool {
+	alive, err := c.live.SessionAlive(wire.SessionID(s.id))
+	if err != nil {
+		// Memory in doubt is not used again.
+		c.journal.warn("cannot tell whether a node's process lives; keeping what it holds", zap.String("node", s.label()), zap.Error(err))
+		return true
+	}
+	return alive
+}
+
+func (c *core) settleLeft(s *session) {
+	for _, e := range s.inputs {
+		for i := e.holds.head; i != noHold; {
+			next := c.holds.holds[i].next
+			if c.holds.holds[i].session == s {
+				c.unref(c.holds.remove(i))
+			}
+			i = next
+		}
+	}
+	for _, r := range s.regions {
+		c.reclaim(r)
+	}
+}
+
+// checkOrphans looks again at processes that outlived their connection.
+func (c *core) checkOrphans(now time.Time) {
+	kept := c.orphans[:0]
+	var gone []*session
+	for _, s := range c.orphans {
+		if now.Before(s.orphan.next) {
+			kept = append(kept, s)
+			continue
+		}
+		if c.alive(s) {
+			s.orphan.checks++
+			s.orphan.next = now.Add(orphanCheck[min(s.orphan.checks, len(orphanCheck)-1)])
+			if s.orphan.checks == len(orphanCheck) {
+				c.orphanStays(s)
+			}
+			kept = append(kept, s)
+			continue
+		}
+		gone = append(gone, s)
+	}
+	clear(c.orphans[len(kept):])
+	c.orphans = kept
+	for _, s := range gone {
+		c.settleLeft(s)
+	}
+}
+
+// orphanStays takes the regions of a sender that lives on without a connection
+// out of use: it may still write to them.
+func (c *core) orphanStays(s *session) {
+	for _, r := range s.regions {
+		if r.messages == 0 {
+			c.retire(r)
+		}
+	}
+	c.journal.warn("node's process lives on without a connection; what it holds stays out of use until it ends or lets go",
+		zap.String("dataflow", s.node.flow.name), zap.String("node", s.node.id),
+		zap.Int("held", s.held), zap.Int("regions", len(s.regions)), zap.Uint64("region_bytes", s.regionBytes))
+}
+
+// nextOrphanCheck tells the shell when to come back.
+func (c *core) nextOrphanCheck() (time.Time, bool) {
+	var first time.Time
+	for _, s := range c.orphans {
+		if first.IsZero() || s.orphan.next.Before(first) {
+			first = s.orphan.next
+		}
+	}
+	return first, !first.IsZero()
+}
+
+// checkHolds looks for messages that were held past their edge's timeout. Their
+// slots stay as they are, because the holder may be reading; their regions take
+// no new message.
+func (c *core) checkHolds(now time.Time) {
+	for _, f := range c.flows {
+		for _, n := range f.nodes {
+			for _, e := range n.inputs {
+				if e.holds.n > 0 && e.holdTimeout > 0 {
+					c.checkEdgeHolds(now, e)
+				}
+			}
+		}
+	}
+}
+
+func (c *core) checkEdgeHolds(now time.Time, e *edge) {
+	for i := e.holds.head; i != noHold; i = c.holds.holds[i].next {
+		h := &c.holds.holds[i]
+		age := now.Sub(h.since)
+		if age < e.holdTimeout {
+			return // the rest is younger
+		}
+		if h.overdue {
+			continue
+		}
+		h.overdue = true
+		c.retire(h.message.region)
+		c.journal.warn("message held too long",
+			zap.String("dataflow", e.flow.name), zap.String("from", e.from), zap.String("to", e.to),
+			zap.String("holder", h.session.label()), zap.Uint64("seq", uint64(h.message.seq)),
+			zap.Uint64("bytes", h.message.length), zap.Float64("held_ms", float64(age)/float64(time.Millisecond)),
+			zap.Float64("hold_timeout_ms", float64(e.holdTimeout)/float64(time.Millisecond)),
+			zap.Int("held", e.holds.n), zap.Uint64("held_bytes", e.holds.bytes),
+			zap.Uint64("region", uint64(h.message.region.id)))
+	}
+}
+
+// holders names who holds how much of a sender's memory, for its error texts.
+func (c *core) holders(s *session) string {
+	var worst *edge
+	for _, o := range s.outputs {
+		for _, e := range o.edges {
+			if e.holds.n > 0 && (worst == nil || e.holds.bytes > worst.holds.bytes) {
+				worst = e
+			}
+		}
+	}
+	if worst == nil {
+		return ""
+	}
+	return fmt.Sprintf("; %s holds %d of its messages, %d bytes", worst.to, worst.holds.n, worst.holds.bytes)
+}
+
+// clip shortens a text for the wire without splitting a character.
+func clip(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	for n > 0 && text[n]&0xc0 == 0x80 {
+		n--
+	}
+	return text[:n]
+}

@@ -1,0 +1,232 @@
+package actors
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/dataflow"
+	"github.com/brokerd/brokerd/wire"
+)
+
+// applyFlow makes the routes of a flow what def says. What def does not change
+// is not touched: its queues, counts, tokens and windows live on.
+func (c *core) applyFlow(now time.Time, def *dataflow.Flow, owner ConnID) {
+	f := c.flows[def.Name]
+	if f == nil {
+		f = &flow{name: def.Name, nodes: make(map[string]*node)}
+		c.flows[def.Name] = f
+	}
+	f.def, f.owner = def, owner
+	changed := make(map[*node]bool)
+	for _, id := range keys(f.nodes) {
+		if _, ok := def.Node(id); !ok {
+			c.removeNode(now, f.nodes[id])
+		}
+	}
+	// All outputs first: inputs may come from nodes further down.
+	for i := range def.Nodes {
+		nd := &def.Nodes[i]
+		n := f.nodes[nd.ID]
+		if n == nil {
+			n = &node{flow: f, id: nd.ID}
+			f.nodes[nd.ID] = n
+		}
+		if c.applyOutputs(n, nd) {
+			changed[n] = true
+		}
+	}
+	for i := range def.Nodes {
+		nd := &def.Nodes[i]
+		if c.applyInputs(now, f.nodes[nd.ID], nd) {
+			changed[f.nodes[nd.ID]] = true
+		}
+	}
+	c.attachNewPorts(now, changed)
+}
+
+// attachNewPorts tells the connected nodes among changed about their ports, and
+// joins what was added to their sessions.
+func (c *core) attachNewPorts(now time.Time, changed map[*node]bool) {
+	for n := range changed {
+		s := n.sess
+		if s == nil {
+			continue
+		}
+		c.send(s, n.ports())
+		for i := len(s.outputs); i < len(n.outputs); i++ {
+			o := n.outputs[i]
+			o.index, o.ended = wire.OutputIndex(i), false
+			o.published, o.window, o.receivers = 0, wire.WindowUnlimited, 0
+			s.outputs = append(s.outputs, o)
+		}
+	}
+	for n := range changed {
+		s := n.sess
+		if s == nil {
+			continue
+		}
+		for i := len(s.inputs); i < len(n.inputs); i++ {
+			s.inputs = append(s.inputs, n.inputs[i])
+			c.attachEdge(now, s, n.inputs[i], i)
+		}
+	}
+}
+
+func (c *core) applyOutputs(n *node, def *dataflow.Node) (changed bool) {
+	for _, o := range n.outputs {
+		if !o.closed && !def.HasOutput(o.id) {
+			o.closed, changed = true, true
+			c.closeOutput(o, "output removed from the dataflow")
+		}
+	}
+	for _, id := range def.Outputs {
+		if _, ok := n.output(id); !ok {
+			n.outputs = append(n.outputs, &output{node: n, id: id, index: wire.OutputIndex(len(n.outputs))})
+			changed = true
+		}
+	}
+	return changed
+}
+
+func (c *core) applyInputs(now time.Time, n *node, def *dataflow.Node) (changed bool) {
+	for _, e := range n.inputs {
+		if e.closed {
+			continue
+		}
+		in, ok := def.Input(e.id)
+		if ok && e.sameSource(in.Source) {
+			if e.from != in.Source.Text || e.queueSize != in.QueueSize || e.policy != in.Policy || e.holdTimeout != in.HoldTimeout {
+				changed = true
+				c.reconfigure(now, e, *in)
+			}
+			continue
+		}
+		c.removeEdge(now, e)
+		changed = true
+	}
+	for _, in := range def.Inputs {
+		if _, ok := n.input(in.ID); ok {
+			continue
+		}
+		e := newEdge(n.flow, n, in)
+		n.inputs = append(n.inputs, e)
+		changed = true
+		if e.timer == nil {
+			o, _ := n.flow.nodes[in.Source.Node].output(in.Source.Output)
+			e.source = o
+			o.edges = append(o.edges, e)
+		}
+	}
+	return changed
+}
+
+func (e *edge) sameSource(s dataflow.Source) bool {
+	if s.IsTimer() || e.timer != nil {
+		return e.timer != nil && e.timer.period == s.Timer
+	}
+	return !e.source.closed && e.source.node.id == s.Node && e.source.id == s.Output
+}
+
+// reconfigure changes the settings of an edge that lives on.
+func (c *core) reconfigure(now time.Time, e *edge, in dataflow.Input) {
+	e.from = in.Source.Text
+	blocked := e.policy == wire.PolicyBlock
+	e.configure(in)
+	for e.queue.len() > max(e.room(), 0) {
+		c.drop(now, e, e.popQueue(), wire.DropQueueFull)
+	}
+	if e.source == nil {
+		return
+	}
+	if !blocked && e.policy == wire.PolicyBlock && e.sess != nil {
+		e.source.epoch++
+		e.epoch = e.source.epoch
+	}
+	c.updateFlow(e.source, true)
+}
+
+// removeEdge ends an edge. What waits in it is dropped; what is held stays held.
+func (c *core) removeEdge(now time.Time, e *edge) {
+	e.closed = true
+	if s := e.sess; s != nil {
+		c.cancelClosing(e)
+		c.detachEdge(now, s, e, wire.DropClosed)
+		s.ready.remove(func(x *edge) bool { return x == e })
+		c.send(s, &wire.InputClosed{Input: e.index, Reason: "input removed from the dataflow"})
+	}
+	if e.source != nil {
+		e.source.edges = slices.DeleteFunc(e.source.edges, func(x *edge) bool { return x == e })
+		c.updateFlow(e.source, true)
+	}
+}
+
+// removeNode ends a node: its process is asked to stop and its connection is
+// closed.
+func (c *core) removeNode(now time.Time, n *node) {
+	for _, o := range n.outputs {
+		o.closed = true
+	}
+	if s := n.sess; s != nil {
+		c.send(s, &wire.Stop{Reason: "node removed from the dataflow"})
+		c.refuse(now, s, wire.Errorf(wire.CodeUnknownNode, "node %q was removed from dataflow %q", n.id, n.flow.name))
+	}
+	for _, e := range n.inputs {
+		if !e.closed {
+			c.removeEdge(now, e)
+		}
+	}
+	delete(n.flow.nodes, n.id)
+}
+
+func (c *core) removeFlow(now time.Time, f *flow) {
+	for _, id := range keys(f.nodes) {
+		c.removeNode(now, f.nodes[id])
+	}
+	delete(c.flows, f.name)
+	c.journal.info("dataflow unloaded", zap.String("dataflow", f.name))
+}
+
+// reload makes the configuration's flows those of defs, and returns what has
+// changed, by flow. Flows of control connections stay.
+func (c *core) reload(now time.Time, defs []*dataflow.Flow) error {
+	wanted := make(map[string]bool)
+	for _, def := range defs {
+		wanted[def.Name] = true
+	}
+	for _, name := range keys(c.flows) {
+		if f := c.flows[name]; f.configured && !wanted[name] {
+			c.removeFlow(now, f)
+		}
+	}
+	for _, def := range defs {
+		old := c.flows[def.Name]
+		if old != nil && !old.configured {
+			return wire.Errorf(wire.CodeDuplicateNode, "dataflow %q was loaded %s; unload it first", def.Name, old.origin())
+		}
+		var oldDef *dataflow.Flow
+		if old != nil {
+			oldDef = old.def
+		}
+		diff := dataflow.Diff(oldDef, def)
+		if old != nil && diff.Empty() {
+			continue
+		}
+		c.applyFlow(now, def, 0)
+		c.flows[def.Name].configured = true
+		if old == nil {
+			c.journal.info("dataflow loaded", flowFields(def, "configuration")...)
+		} else {
+			c.journal.info("dataflow changed", zap.String("dataflow", def.Name), zap.Strings("changes", diff.Strings()))
+		}
+	}
+	return nil
+}
+
+func flowFields(f *dataflow.Flow, by string) []zap.Field {
+	return []zap.Field{
+		zap.String("dataflow", f.Name), zap.String("file", f.File), zap.String("by", by),
+		zap.Int("nodes", len(f.Nodes)), zap.Int("edges", len(f.Edges())),
+	}
+}

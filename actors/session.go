@@ -1,0 +1,92 @@
+package actors
+
+import (
+	"time"
+
+	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/wire"
+)
+
+type sessionState uint8
+
+const (
+	sessionOpened  sessionState = iota // waiting for Hello
+	sessionGreeted                     // Welcome sent, waiting for Attach
+	sessionJoined                      // a node
+	sessionControl                     // a control connection
+	sessionLeft                        // closed; an orphan may still hold messages
+)
+
+// session is one connection and everything that is charged to it.
+type session struct {
+	id       ConnID
+	conn     Conn
+	state    sessionState
+	since    time.Time
+	client   string
+	role     wire.Role
+	takeover bool
+	node     *node // nil for control connections
+	local    bool
+	// remoteReason says why a node is not local.
+	remoteReason string
+	leaving      string // reason of Bye; empty: the connection breaks off
+
+	out   []byte // frames to send at the next flush
+	dirty bool   // listed for the next flush
+
+	// As a receiver. limit, consumed and delivered count items since the start
+	// of the session, as Next does.
+	inputs                     []*edge // by wire.InputIndex
+	limit, consumed, delivered uint64
+	unconsumed                 ring[delivery]
+	flight                     uint64      // inline bytes in unconsumed
+	ready                      ring[*edge] // edges with something to deliver, in turn
+	closings                   []*edge     // edges that owe an InputClosed
+	held                       int         // holds in the token table
+	opened                     map[*region]struct{}
+	copying                    bool // a payload is being read for this session
+	framing                    bool // out ends in an Inputs frame that is not complete
+	frameStart                 int
+
+	// As a sender.
+	outputs     []*output // by wire.OutputIndex
+	regions     map[wire.RegionID]*region
+	regionBytes uint64
+	asking      int          // region requests that the pool has not answered
+	done        []wire.Token // to report at the next flush
+
+	follows map[uint32]struct{} // control: requests that stream drops
+	orphan  orphan
+}
+
+// delivery is one item that the node has not yet reported as consumed.
+type delivery struct {
+	edge   *edge
+	seq    wire.Seq
+	bytes  uint64 // of payload
+	inline uint64 // of payload and metadata that travelled in the frame
+	timeNS int64
+}
+
+// region is one leased shared memory region.
+type region struct {
+	id       wire.RegionID
+	name     string
+	geometry shmpool.Geometry
+	owner    *session
+	messages int  // alive messages that lie in it
+	retired  bool // unlinked: nobody can open it any more
+	returned bool // with the pool again
+}
+
+// joined reports whether frames of node traffic may be sent to s.
+func (s *session) joined() bool { return s.state == sessionJoined }
+
+// label is how log lines name the peer.
+func (s *session) label() string {
+	if s.node == nil {
+		return s.conn.RemoteAddr()
+	}
+	return s.node.flow.name + "/" + s.node.id
+}
