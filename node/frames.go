@@ -1,6 +1,7 @@
 package node
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -19,6 +20,8 @@ const (
 	// chunkRoomBytesMin: with less room than this at its end a chunk is left to
 	// the messages in it, and reading goes on in another.
 	chunkRoomBytesMin = 4 << 10
+	// trustBytesMax is the longest frame that gets its buffer before it is there.
+	trustBytesMax = 1 << 20
 )
 
 // chunk is a reference-counted receive buffer. The reader holds one reference,
@@ -97,26 +100,34 @@ func (r *frameReader) next() ([]byte, error) {
 	}
 }
 
-// makeRoom sees to it that the chunk has room at its end. A frame longer than a
-// chunk gets a buffer that doubles with what has really arrived, not with what
-// its length announces.
+// makeRoom sees to it that the chunk has room at its end.
 func (r *frameReader) makeRoom() {
 	have := r.end - r.start
-	if have == 0 && r.chunk.refs.Load() == 1 && len(r.chunk.data) == chunkBytes {
+	if have == 0 && r.chunk.refs.Load() == 1 && len(r.chunk.data) <= bufferBytesKept {
 		r.start, r.end = 0, 0
 		return
 	}
-	if len(r.chunk.data)-r.end >= chunkRoomBytesMin {
+	if len(r.chunk.data)-r.end >= chunkRoomBytesMin && (have > 0 || len(r.chunk.data) == chunkBytes) {
 		return
 	}
-	size := chunkBytes
-	if have > chunkBytes/2 {
-		size = 2 * have
-	}
-	next := newChunk(size)
+	next := newChunk(r.sizeFor(r.chunk.data[r.start:r.end]))
 	copy(next.data, r.chunk.data[r.start:r.end])
 	r.chunk.release()
 	r.chunk, r.start, r.end = next, 0, have
+}
+
+// sizeFor returns the size of the chunk that a frame which has begun with have
+// goes on in. Past trustBytesMax it doubles with what has really arrived: an
+// announced length alone gets no memory.
+func (r *frameReader) sizeFor(have []byte) int {
+	if len(have) < wire.FrameHeaderBytes {
+		return chunkBytes
+	}
+	need := wire.FrameHeaderBytes + int(binary.LittleEndian.Uint64(have)) // ≤ r.max, NextFrame has checked
+	if need <= chunkBytes {
+		return chunkBytes
+	}
+	return min(need, max(2*len(have), trustBytesMax)) + chunkRoomBytesMin
 }
 
 func (r *frameReader) close() {

@@ -42,7 +42,7 @@ func (w *waiters) wait(ctx context.Context, mu *sync.Mutex, one *waiter) error {
 	select {
 	case <-one.woken:
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		err = ctx.Err()
 		mu.Lock()
 		if !w.remove(one) {
 			<-one.woken // woken meanwhile

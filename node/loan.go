@@ -1,0 +1,247 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+)
+
+const (
+	loansKept = 64
+	// loanBufferBytesKept: larger heap buffers are left to the garbage collector.
+	loanBufferBytesKept = 4 << 20
+)
+
+// Loan is memory to write one message into: a slot of shared memory, or for small
+// messages and nodes that are not local a heap buffer. It is a small handle; copies
+// of it end together.
+type Loan struct {
+	state      *loanState
+	generation uint64
+}
+
+type loanState struct {
+	generation atomic.Uint64 // odd while the loan is open
+	rec        *loanRecord
+}
+
+// loanRecord is what there is to give back. It must not point to its state, for
+// the reason given at record.
+type loanRecord struct {
+	output  *Output
+	open    bool     // guarded by output.mu
+	session *session // nil: heap buffer
+	lease   lease    // its buffer is the loan's bytes
+	heap    []byte   // kept from loan to loan
+}
+
+// Loan returns memory for a message of n bytes. It takes no round trip to the
+// broker if a slot is free. The memory is not cleared.
+//
+// It waits while the broker is away, and, if a receiver has policy block, while
+// there is no memory. Errors: the context's, ErrClosed, ErrOutputClosed,
+// ErrNoMemory, ErrTooLarge.
+func (o *Output) Loan(ctx context.Context, n int) (Loan, error) {
+	if n < 0 {
+		panic(fmt.Sprintf("node: Loan of %d bytes", n))
+	}
+	var l lease
+	var s *session
+	for {
+		var err error
+		if s, err = o.current(ctx); err != nil {
+			return Loan{}, err
+		}
+		if s.inline(n) {
+			if uint64(n)+publishOverheadBytes > s.welcome.FrameMax {
+				err := s.tooLarge(o, n)
+				o.reportFailure(err, n)
+				return Loan{}, err
+			}
+			s = nil
+			break
+		}
+		if l, err = s.memory.take(ctx, n, o); err == nil {
+			break
+		}
+		if !errors.Is(err, errLinkDown) {
+			o.reportFailure(err, n)
+			return Loan{}, err
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	st := o.newLoanState()
+	rec := st.rec
+	rec.open, rec.session, rec.lease = true, s, l
+	if s == nil {
+		if cap(rec.heap) < n {
+			rec.heap = make([]byte, n)
+		}
+		rec.lease.buffer = rec.heap[:n:n]
+	}
+	return Loan{state: st, generation: st.generation.Add(1)}, nil
+}
+
+func (o *Output) newLoanState() *loanState {
+	if last := len(o.loans) - 1; last >= 0 {
+		st := o.loans[last]
+		o.loans[last] = nil
+		o.loans = o.loans[:last]
+		return st
+	}
+	st := &loanState{rec: &loanRecord{output: o}}
+	runtime.AddCleanup(st, lostLoan, st.rec)
+	return st
+}
+
+func (l Loan) check(use string) *loanRecord {
+	if l.state == nil {
+		panic("node: " + use + " of the zero Loan")
+	}
+	if l.state.generation.Load() != l.generation {
+		panic(fmt.Sprintf("node: %s of a loan of output %q after it was published or discarded", use, l.state.rec.output.id))
+	}
+	return l.state.rec
+}
+
+// Bytes returns the memory, of the length asked for. It is the caller's to write
+// until Publish or Discard; a later use panics here, and a slice kept from before
+// must not be written any more: receivers read it.
+func (l Loan) Bytes() []byte { return l.check("Bytes").lease.buffer }
+
+// Truncate shortens the message to its first n bytes.
+func (l Loan) Truncate(n int) {
+	rec := l.check("Truncate")
+	if n < 0 || n > len(rec.lease.buffer) {
+		panic(fmt.Sprintf("node: Truncate to %d of a loan of %d bytes", n, len(rec.lease.buffer)))
+	}
+	rec.lease.buffer = rec.lease.buffer[:n:n]
+}
+
+// Publish sends the message, without a copy if it lies in shared memory. It waits
+// as Send does. If it fails the loan is still the caller's: Publish again, or
+// Discard. If the connection was lost since the loan was taken, the payload is
+// copied to memory of the new one.
+//
+// Errors: ErrLoanSpent if the loan was published or discarded before, and those
+// of Send.
+func (l Loan) Publish(ctx context.Context, metadata ...Attr) error {
+	if l.state == nil || l.state.generation.Load() != l.generation {
+		return ErrLoanSpent
+	}
+	rec := l.state.rec
+	o := rec.output
+	for {
+		var err error
+		if rec.session == nil {
+			err = o.post(ctx, outgoing{payload: rec.lease.buffer}, metadata)
+		} else {
+			err = o.post(ctx, outgoing{session: rec.session, lease: rec.lease}, metadata)
+		}
+		if err == nil {
+			l.finish()
+			return nil
+		}
+		if !errors.Is(err, errLinkDown) {
+			return err
+		}
+		if err := rec.move(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// move copies the payload out of a slot of a connection that is gone.
+func (rec *loanRecord) move(ctx context.Context) error {
+	o, old := rec.output, rec.lease
+	size := len(old.buffer)
+	for {
+		s, err := o.current(ctx)
+		if err != nil {
+			return err
+		}
+		if s == rec.session {
+			return nil
+		}
+		var l lease
+		if s.inline(size) {
+			rec.heap = append(rec.heap[:0], old.buffer...)
+			l.buffer = rec.heap
+		} else {
+			l, err = s.memory.take(ctx, size, o)
+			if errors.Is(err, errLinkDown) {
+				continue
+			}
+			if err != nil {
+				return err // the loan is still there: no failed message yet
+			}
+			copy(l.buffer, old.buffer)
+		}
+		o.n.stats.copied(size)
+		gone := rec.session
+		if l.token == 0 {
+			s = nil
+		}
+		rec.session, rec.lease = s, l
+		gone.memory.discard(old.token)
+		return nil
+	}
+}
+
+// finish ends the handle after its message was published.
+func (l Loan) finish() {
+	o := l.state.rec.output
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	l.state.generation.Add(1)
+	o.keepLoanState(l.state)
+}
+
+func (o *Output) keepLoanState(st *loanState) {
+	rec := st.rec
+	rec.open, rec.session, rec.lease = false, nil, lease{}
+	if cap(rec.heap) > loanBufferBytesKept {
+		rec.heap = nil
+	}
+	if len(o.loans) < loansKept {
+		o.loans = append(o.loans, st)
+	}
+}
+
+// Discard gives the memory back unpublished. After Publish has succeeded, a
+// second time, or for the zero Loan it does nothing, so that it can be deferred.
+func (l Loan) Discard() {
+	if l.state == nil || !l.state.generation.CompareAndSwap(l.generation, l.generation+1) {
+		return
+	}
+	rec := l.state.rec
+	o := rec.output
+	o.mu.Lock()
+	s, token := rec.session, rec.lease.token
+	o.keepLoanState(l.state)
+	o.mu.Unlock()
+	if s != nil {
+		s.memory.discard(token)
+	}
+}
+
+// lostLoan is called when the garbage collector found a state that nobody points
+// to.
+func lostLoan(rec *loanRecord) {
+	o := rec.output
+	o.mu.Lock()
+	open, s, token, size := rec.open, rec.session, rec.lease.token, len(rec.lease.buffer)
+	rec.open = false
+	o.mu.Unlock()
+	if !open {
+		return
+	}
+	if s != nil {
+		s.memory.discard(token)
+	}
+	count := o.n.stats.forgotten.Add(1)
+	o.n.log.Warn("loan was garbage collected without Publish or Discard", "output", o.id, "bytes", size, "count", count)
+}

@@ -1,0 +1,51 @@
+package node
+
+import "github.com/brokerd/brokerd/wire"
+
+// queued is one thing that arrived and waits for Next.
+type queued struct {
+	event   *Event // not nil: no message
+	session *session
+	input   *input
+	chunk   *chunk // what metadata and payload lie in, nil if there are none
+	item    wire.Input
+}
+
+// queue is a FIFO that keeps its memory up to queueKept entries.
+type queue struct {
+	ring  []queued // length is a power of two
+	first int
+	count int
+}
+
+const (
+	queueInitial = 16
+	queueKept    = 4096
+)
+
+func (q *queue) len() int { return q.count }
+
+// push returns the new last entry, for the caller to fill.
+func (q *queue) push() *queued {
+	if q.count == len(q.ring) {
+		ring := make([]queued, max(queueInitial, 2*len(q.ring)))
+		n := copy(ring, q.ring[q.first:])
+		copy(ring[n:], q.ring[:q.first])
+		q.ring, q.first = ring, 0
+	}
+	q.count++
+	return &q.ring[(q.first+q.count-1)&(len(q.ring)-1)]
+}
+
+// pop takes out the first entry. The queue must not be empty.
+func (q *queue) pop() queued {
+	slot := &q.ring[q.first]
+	head := *slot
+	*slot = queued{}
+	q.first = (q.first + 1) & (len(q.ring) - 1)
+	q.count--
+	if q.count == 0 && len(q.ring) > queueKept {
+		*q = queue{}
+	}
+	return head
+}

@@ -1,0 +1,440 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+const (
+	// aheadMax bounds how many messages the broker may be asked for at a time,
+	// and with it the local queue.
+	aheadMax = 65_536
+	// doneDelayMax: a token is given back after so long at the latest, also if
+	// the user does not ask for messages, so that an idle input pins no memory.
+	doneDelayMax = 3 * time.Millisecond
+	// doneTokensMax are given back at once, without waiting for the timer.
+	doneTokensMax = 1024
+)
+
+// input is one input of one session. It is immutable but for the guarded open.
+type input struct {
+	info InputInfo
+}
+
+// sessionReceive is what the receiver knows of one connection.
+type sessionReceive struct {
+	inputs []*input
+	ahead  uint64 // messages to ask for: what all queues together can hold
+
+	// Counted in messages since the start of the session.
+	delivered uint64 // arrived here
+	consumed  uint64 // handed to the user
+	reported  uint64 // consumed, as the broker knows it
+	limit     uint64 // asked for
+	limitMax  uint64 // largest limit ever asked for
+
+	asked bool // for more, since the last delivery
+	peak  int  // length of the queue after the last delivery
+
+	done      []wire.Token // to be given back
+	doneTimer *time.Timer
+	doneArmed bool
+	over      bool // the connection is gone: nothing can be given back
+}
+
+// receiver is the receiving side of a node: a queue of what has arrived, over
+// all its connections.
+type receiver struct {
+	n     *Node
+	busy  atomic.Bool   // a goroutine is in Next
+	ready chan struct{} // capacity 1: there is something for the one who waits
+
+	mu      sync.Mutex // guards what follows
+	session *session   // nil while the broker is away
+	queue   queue
+	waiting bool  // somebody waits on ready
+	closed  error // Next returns it at once
+	final   error // Next returns it when the queue is empty
+	held    recordList
+	free    []*state
+	frame   wire.Next // scratch
+}
+
+// Next returns the next event. It waits until there is one, ctx ends (its error is
+// returned, and the broker keeps what comes later), or the node is closed
+// (ErrClosed). An event that is there already is returned even if ctx has ended.
+// Only one goroutine may be in Next at a time, others get ErrNextBusy.
+//
+// Messages are asked for from inside Next only, so that a slow caller gets the
+// newest messages that its queue policy kept, not old ones that waited here.
+func (n *Node) Next(ctx context.Context) (Event, error) {
+	r := &n.receiver
+	if !r.busy.CompareAndSwap(false, true) {
+		return Event{}, ErrNextBusy
+	}
+	ev, err := r.next(ctx)
+	r.busy.Store(false)
+	return ev, err
+}
+
+// Events calls Next until ctx ends or the node is closed. A message that the loop
+// body did not release stays the caller's.
+func (n *Node) Events(ctx context.Context) iter.Seq[Event] {
+	return func(yield func(Event) bool) {
+		for {
+			ev, err := n.Next(ctx)
+			if err != nil || !yield(ev) {
+				return
+			}
+		}
+	}
+}
+
+func (r *receiver) next(ctx context.Context) (Event, error) {
+	for {
+		r.mu.Lock()
+		empty := r.queue.len() == 0
+		if err := r.endedLocked(ctx, empty); err != nil {
+			r.mu.Unlock()
+			return Event{}, err
+		}
+		s, verdict := r.session, appendDone
+		if s != nil && r.mustAsk(s, empty) {
+			verdict = r.ask(s, s.recv.delivered+s.recv.ahead)
+		}
+		var ev Event
+		ok := false
+		if empty {
+			r.waiting = true
+		} else {
+			ev, ok = r.take(r.queue.pop())
+		}
+		r.mu.Unlock()
+		if verdict == appendWrite {
+			s.link.flush()
+		}
+		if ok {
+			return ev, nil
+		}
+		if empty {
+			r.wait(ctx)
+		}
+	}
+}
+
+// endedLocked returns the error that ends a call of Next, if any.
+func (r *receiver) endedLocked(ctx context.Context, empty bool) error {
+	switch {
+	case r.closed != nil:
+		return r.closed
+	case !empty:
+		return nil
+	case r.final != nil:
+		return r.final
+	}
+	return ctx.Err()
+}
+
+// wait is the one place where a node waits for something to arrive.
+func (r *receiver) wait(ctx context.Context) {
+	select {
+	case <-r.ready:
+		return
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	r.waiting = false
+	s, verdict := r.session, appendDone
+	if r.queue.len() == 0 && s != nil && s.recv.limit > s.recv.delivered {
+		// What comes while nobody asks stays in the broker's queue, where the
+		// policy can still choose.
+		verdict = r.ask(s, s.recv.delivered)
+	}
+	r.mu.Unlock()
+	if verdict == appendWrite {
+		s.link.flush()
+	}
+}
+
+// mustAsk decides whether the broker has to hear from this call of Next. While
+// messages are queued here it asks once per delivery, when half of them are
+// consumed, so that the next ones travel meanwhile.
+func (r *receiver) mustAsk(s *session, empty bool) bool {
+	v := &s.recv
+	if !empty {
+		return !v.asked && v.consumed != v.reported && r.queue.len() <= v.peak/2
+	}
+	return v.consumed != v.reported || v.limit <= v.delivered || len(v.done) > 0
+}
+
+// ask sends Next with everything that is to be said.
+func (r *receiver) ask(s *session, limit uint64) appended {
+	v := &s.recv
+	r.frame = wire.Next{Limit: limit, Consumed: v.consumed, Done: v.done}
+	verdict := s.link.append(&r.frame, time.Now(), false)
+	v.asked, v.reported, v.limit, v.limitMax = true, v.consumed, limit, max(limit, v.limitMax)
+	v.done = v.done[:0]
+	return verdict
+}
+
+// deliver queues what one frame has brought. The items lie in c.
+func (r *receiver) deliver(s *session, items []wire.Input, c *chunk) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed != nil {
+		return nil // nobody will read it; the broker settles it with the connection
+	}
+	v := &s.recv
+	if uint64(len(items)) > v.limitMax-v.delivered {
+		return wire.Errorf(wire.CodeProtocol, "inputs: %d items after %d, the limit is %d", len(items), v.delivered, v.limitMax)
+	}
+	for i := range items {
+		it := &items[i]
+		if int(it.Input) >= len(v.inputs) {
+			return wire.Errorf(wire.CodeProtocol, "inputs: input %d was not announced", it.Input)
+		}
+		q := r.queue.push()
+		*q = queued{session: s, input: v.inputs[it.Input], item: *it}
+		if len(it.Payload) > 0 || len(it.Metadata) > 0 {
+			c.refs.Add(1)
+			q.chunk = c
+		}
+		if it.Token != 0 {
+			s.hold()
+		}
+		v.delivered++
+	}
+	v.asked, v.peak = false, r.queue.len()
+	r.wake()
+	return nil
+}
+
+// post queues an event other than a message.
+func (r *receiver) post(ev Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed == nil {
+		r.queue.push().event = &ev
+		r.wake()
+	}
+}
+
+// wake rouses the goroutine in Next, with r.mu held.
+func (r *receiver) wake() {
+	if !r.waiting {
+		return
+	}
+	r.waiting = false
+	select {
+	case r.ready <- struct{}{}:
+	default:
+	}
+}
+
+// take makes the event of what was queued. It returns false for a message that
+// cannot be read; the broker is told.
+func (r *receiver) take(q queued) (Event, bool) {
+	if q.event != nil {
+		return *q.event, true
+	}
+	s, it := q.session, &q.item
+	s.recv.consumed++
+	st := r.newState()
+	rec := st.rec
+	*rec = record{
+		owner: r, session: s, input: q.input, chunk: q.chunk,
+		token: it.Token, region: it.Region, offset: it.Offset,
+		seq: it.Seq, timeNS: it.TimeNS, dropped: it.Dropped,
+		metadata: it.Metadata, payload: it.Payload,
+	}
+	if it.Region != 0 {
+		var err error
+		rec.payload, rec.view, err = s.view(it.Region, it.Offset, it.Length)
+		if err != nil {
+			r.reject(st, err)
+			return Event{}, false
+		}
+	}
+	rec.held = true
+	r.held.insert(rec)
+	gen := st.generation.Add(1) // odd: held
+	stats := &r.n.stats
+	stats.received.Add(1)
+	stats.receivedBytes.Add(uint64(len(rec.payload)))
+	return Event{
+		Kind: EventInput, Input: q.input.info.ID,
+		Message: Message{state: st, generation: gen, input: q.input, seq: it.Seq},
+	}, true
+}
+
+// reject tells the broker that a message could not be read, which counts as a
+// drop of this input, and settles its token.
+func (r *receiver) reject(st *state, cause error) {
+	rec := st.rec
+	s := rec.session
+	r.n.stats.rejected.Add(1)
+	r.n.log.Warn("message cannot be read", "input", rec.input.info.ID, "seq", uint64(rec.seq), "error", cause)
+	if !s.recv.over && rec.token != 0 {
+		s.link.send(&wire.Reject{Token: rec.token, Reason: wire.DropBadDescriptor})
+	}
+	c, held := rec.chunk, rec.token != 0
+	r.keepState(st)
+	if c != nil {
+		c.release()
+	}
+	if held {
+		s.drop()
+	}
+}
+
+// giveBack notes a token for the broker, with r.mu held. The caller flushes the
+// link if the verdict says so.
+func (r *receiver) giveBack(s *session, token wire.Token) appended {
+	v := &s.recv
+	if v.over {
+		return appendDown
+	}
+	v.done = append(v.done, token)
+	if len(v.done) >= doneTokensMax {
+		return r.sendDone(s)
+	}
+	if !v.doneArmed {
+		v.doneArmed = true
+		if v.doneTimer == nil {
+			v.doneTimer = time.AfterFunc(doneDelayMax, func() { r.flushDone(s) })
+		} else {
+			v.doneTimer.Reset(doneDelayMax)
+		}
+	}
+	return appendDone
+}
+
+func (r *receiver) sendDone(s *session) appended {
+	verdict := s.link.append(&wire.Done{Tokens: s.recv.done}, time.Now(), false)
+	s.recv.done = s.recv.done[:0]
+	return verdict
+}
+
+// flushDone is the timer's function.
+func (r *receiver) flushDone(s *session) {
+	r.mu.Lock()
+	v, verdict := &s.recv, appendDone
+	v.doneArmed = false
+	if !v.over && len(v.done) > 0 {
+		verdict = r.sendDone(s)
+	}
+	r.mu.Unlock()
+	if verdict == appendWrite {
+		s.link.flush()
+	}
+}
+
+// attach makes s the connection to ask.
+func (r *receiver) attach(s *session, again bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.session = s
+	if again && r.closed == nil {
+		r.queue.push().event = &Event{Kind: EventReconnected, Reason: "connection to the broker was lost"}
+	}
+	r.wake() // also without an event: the one who waits has to ask this broker
+}
+
+// detach gives up a connection. Messages of it that wait here are still
+// delivered.
+func (r *receiver) detach(s *session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.session == s {
+		r.session = nil
+	}
+	s.recv.over = true
+	s.recv.done = nil
+	if s.recv.doneTimer != nil {
+		s.recv.doneTimer.Stop()
+	}
+}
+
+// close ends Next: at once and for good, or (drain) after what is queued.
+func (r *receiver) close(err error, drain bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if drain {
+		r.final = err
+	} else {
+		r.closed = err
+		for r.queue.len() > 0 {
+			r.forget(r.queue.pop())
+		}
+	}
+	r.wake()
+}
+
+// forget lets go of a message that will not be handed out.
+func (r *receiver) forget(q queued) {
+	if q.event != nil {
+		return
+	}
+	if q.chunk != nil {
+		q.chunk.release()
+	}
+	if q.item.Token != 0 {
+		q.session.drop()
+	}
+}
+
+// setInputs takes over what the broker says about the inputs.
+func (r *receiver) setInputs(s *session, ports []wire.InputPort) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	inputs := make([]*input, len(ports))
+	var ahead uint64
+	for i, p := range ports {
+		inputs[i] = &input{info: InputInfo{
+			ID: p.ID, Source: p.Source, QueueSize: int(p.QueueSize), Policy: p.Policy,
+			HoldTimeout: time.Duration(p.HoldTimeoutMS) * time.Millisecond, Open: p.Open,
+		}}
+		ahead += uint64(p.QueueSize)
+	}
+	s.recv.inputs = inputs
+	s.recv.ahead = min(max(ahead, 1), aheadMax)
+	r.n.setInputs(inputs)
+}
+
+func (r *receiver) input(s *session, index wire.InputIndex) *input {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if int(index) >= len(s.recv.inputs) {
+		return nil
+	}
+	return s.recv.inputs[index]
+}
+
+// HeldMessage describes a message that the user has not released.
+type HeldMessage struct {
+	Input string
+	Seq   wire.Seq
+	Bytes int
+}
+
+// Held lists the messages that were received and not released, oldest first.
+func (n *Node) Held() []HeldMessage {
+	r := &n.receiver
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []HeldMessage
+	for rec := r.held.first; rec != nil; rec = rec.next {
+		all = append(all, HeldMessage{Input: rec.input.info.ID, Seq: rec.seq, Bytes: len(rec.payload)})
+	}
+	return all
+}
+
+func (h HeldMessage) String() string {
+	return fmt.Sprintf("%s seq %d (%d bytes)", h.Input, h.Seq, h.Bytes)
+}

@@ -1,0 +1,344 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/wire"
+)
+
+// clientName is what the broker logs about this library.
+const clientName = "brokerd-go/1"
+
+// session is one connection to the broker and what belongs to it: regions mapped
+// for reading and for writing, and the lock that tells the broker about them. It
+// outlives its connection for as long as the user holds messages or loans of it.
+type session struct {
+	// Immutable after the handshake.
+	n       *Node
+	link    *link
+	welcome wire.Welcome
+	local   bool
+	reason  string // why not local
+	memory  *memory
+	probe   *shmpool.Probe // nil unless local
+	ports   *wire.Ports // the first; valid until run
+	begun   time.Time
+	workers sync.WaitGroup
+
+	// Owned by the goroutine that reads.
+	frames  *frameReader
+	decoder *wire.Decoder
+
+	// holders counts what keeps the mappings in use: the connection itself,
+	// messages in shared memory, loans. With the last of them the session is
+	// buried: only then may the broker's lock be given up, because a broker that
+	// sees it free reuses the memory. This holds after a reconnect and after
+	// Close too, which is why it is not done there.
+	holders atomic.Int64
+
+	views struct {
+		sync.Mutex
+		cache *shmpool.Cache
+	}
+
+	// Guarded by Node.receiver.mu.
+	recv sessionReceive
+}
+
+// dial makes one try to connect, handshake included.
+func (n *Node) dial(ctx context.Context) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.DialTimeout)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", n.cfg.Addr)
+	if err != nil {
+		return nil, err
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetNoDelay(true) // frames are gathered here, not in the kernel
+	}
+	// The context may end in the middle of the handshake.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	s := &session{
+		n: n, link: newLink(conn, &n.stats), begun: time.Now(),
+		frames: newFrameReader(conn), decoder: wire.NewDecoder(),
+	}
+	s.views.cache = shmpool.NewCache()
+	s.memory = newMemory(s)
+	s.holders.Store(1)
+	s.workers.Go(s.link.writer)
+	ports, err := s.handshake()
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		if cause := ctx.Err(); cause != nil && !isRefusal(err) {
+			err = fmt.Errorf("handshake: %w", cause)
+		}
+		s.end(err)
+		return nil, err
+	}
+	s.ports = ports
+	return s, nil
+}
+
+// handshake takes the connection from Hello to the first Ports.
+func (s *session) handshake() (*wire.Ports, error) {
+	cfg := &s.n.cfg
+	hello := &wire.Hello{
+		VersionMin: wire.VersionMin, VersionMax: wire.VersionMax, Role: wire.RoleNode,
+		Auth: cfg.AuthToken, Dataflow: cfg.Dataflow, Node: cfg.Node, Client: clientName,
+	}
+	if cfg.Takeover {
+		hello.Flags |= wire.FlagTakeover
+	}
+	s.link.send(hello)
+	welcome, err := expect[*wire.Welcome](s)
+	if err != nil {
+		return nil, err
+	}
+	if v := welcome.Version; v < wire.VersionMin || v > wire.VersionMax {
+		return nil, wire.Errorf(wire.CodeVersion, "broker speaks version %d, this library %d to %d", v, wire.VersionMin, wire.VersionMax)
+	}
+	s.welcome = *welcome
+	nonce, notLocal := s.openProbe()
+	s.link.send(&wire.Attach{Nonce: nonce})
+	ready, err := expect[*wire.Ready](s)
+	if err != nil {
+		return nil, err
+	}
+	s.frames.max = s.welcome.FrameMax
+	s.local, s.reason = ready.Local && s.probe != nil, ready.Reason
+	if notLocal != "" {
+		s.reason = notLocal
+	}
+	if !s.local && s.probe != nil {
+		_ = s.probe.Close() // read-only, nothing to lose
+		s.probe = nil
+	}
+	ports, err := expect[*wire.Ports](s)
+	if err != nil {
+		return nil, err
+	}
+	return ports, nil
+}
+
+// openProbe returns the nonce of the broker's probe file, with the session's lock
+// taken, or says why this node is not local.
+func (s *session) openProbe() (nonce []byte, why string) {
+	w := &s.welcome
+	switch {
+	case s.n.cfg.NoSharedMemory:
+		return nil, "switched off by the node"
+	case w.ProbeName == "":
+		return nil, "" // the broker says why in Ready
+	}
+	probe, nonce, err := shmpool.OpenProbe(w.ProbeName, w.ProbeOffset, w.ProbeLength)
+	if err != nil {
+		return nil, err.Error()
+	}
+	// The lock is taken before the broker can know that this node maps anything.
+	if err := probe.Lock(w.Session); err != nil {
+		return nil, errors.Join(err, probe.Close()).Error()
+	}
+	s.probe = probe
+	return nonce, ""
+}
+
+// expect reads the next message of the handshake.
+func expect[M wire.Message](s *session) (M, error) {
+	var want M
+	m, err := s.read()
+	if err != nil {
+		return want, err
+	}
+	switch m := m.(type) {
+	case M:
+		return m, nil
+	case *wire.Error:
+		return want, &wire.Error{Code: m.Code, Text: m.Text}
+	}
+	return want, wire.Errorf(wire.CodeWrongState, "broker sent %s in the handshake, expected %s", m.Kind(), want.Kind())
+}
+
+// read returns the next message. It is valid until the next read.
+func (s *session) read() (wire.Message, error) {
+	for {
+		body, err := s.frames.next()
+		if err != nil {
+			return nil, err
+		}
+		m, err := s.decoder.Decode(body)
+		if errors.Is(err, wire.ErrUnknownOptional) {
+			continue
+		}
+		return m, err
+	}
+}
+
+// run reads until the connection is over, and returns why.
+func (s *session) run() error {
+	for {
+		m, err := s.read()
+		if err == nil {
+			err = s.handle(m)
+		}
+		if err != nil {
+			if cause := s.link.cause(); cause != nil {
+				return cause // the writer or Close found it first
+			}
+			if errors.Is(err, wire.ErrProtocol) || errors.Is(err, wire.ErrWrongState) {
+				s.link.send(wire.ErrorFor(err))
+			}
+			return err
+		}
+	}
+}
+
+// handle lists every message that a broker may send to an established node.
+func (s *session) handle(m wire.Message) error {
+	switch m := m.(type) {
+	case *wire.Inputs:
+		return s.n.receiver.deliver(s, m.Items, s.frames.chunk)
+	case *wire.Done:
+		return s.memory.settle(m.Tokens)
+	case *wire.Flow:
+		return s.flow(m)
+	case *wire.RegionGrant:
+		return s.memory.granted(m)
+	case *wire.RegionDenied:
+		s.memory.denied(m)
+	case *wire.RegionRetire:
+		s.memory.retire(m.Region)
+	case *wire.RegionOpen:
+		s.openRegion(m)
+	case *wire.RegionClose:
+		s.closeRegion(m.Region)
+	case *wire.Ports:
+		s.setPorts(m)
+	case *wire.InputClosed:
+		return s.inputClosed(m)
+	case *wire.Stop:
+		s.n.receiver.post(Event{Kind: EventStop, Reason: m.Reason})
+	case *wire.Ping:
+		s.link.send(&wire.Pong{Nonce: m.Nonce})
+	case *wire.Pong:
+	case *wire.Error:
+		return &wire.Error{Code: m.Code, Text: m.Text}
+	default:
+		return wire.Errorf(wire.CodeWrongState, "a node does not expect %s", m.Kind())
+	}
+	return nil
+}
+
+func (s *session) flow(m *wire.Flow) error {
+	o := s.n.outputAt(s, m.Output)
+	if o == nil {
+		return wire.Errorf(wire.CodeProtocol, "flow: output %d was not announced", m.Output)
+	}
+	o.flow(s, m)
+	return nil
+}
+
+func (s *session) inputClosed(m *wire.InputClosed) error {
+	in := s.n.receiver.input(s, m.Input)
+	if in == nil {
+		return wire.Errorf(wire.CodeProtocol, "input_closed: input %d was not announced", m.Input)
+	}
+	s.n.receiver.post(Event{Kind: EventInputClosed, Input: in.info.ID, Reason: m.Reason})
+	return nil
+}
+
+// setPorts takes over the first Ports and those of later reloads.
+func (s *session) setPorts(m *wire.Ports) {
+	s.n.receiver.setInputs(s, m.Inputs)
+	s.n.bindOutputs(s, m.Outputs)
+}
+
+// openRegion maps at once: the region may be unlinked before its first message
+// is read here. A failure is told once per region; its messages are rejected.
+func (s *session) openRegion(m *wire.RegionOpen) {
+	s.views.Lock()
+	err := s.views.cache.Open(m.Region, m.Name, shmpool.Geometry{SlotBytes: m.SlotBytes, Slots: m.Slots})
+	s.views.Unlock()
+	if err != nil {
+		s.n.log.Error("shared memory region cannot be mapped", "region", uint64(m.Region), "error", err)
+		s.n.receiver.post(Event{Kind: EventError, Err: fmt.Errorf("%w: messages in it are rejected: %w", ErrSharedMemory, err)})
+	}
+}
+
+func (s *session) closeRegion(id wire.RegionID) {
+	s.views.Lock()
+	err := s.views.cache.Close(id)
+	s.views.Unlock()
+	if err != nil && !errors.Is(err, shmpool.ErrUnknownRegion) { // unknown: its opening had failed
+		s.n.log.Warn("shared memory region cannot be unmapped", "region", uint64(id), "error", err)
+	}
+}
+
+// view returns a message's bytes in shared memory and takes a hold of s.
+func (s *session) view(region wire.RegionID, offset, length uint64) ([]byte, shmpool.Ref, error) {
+	s.views.Lock()
+	b, ref, err := s.views.cache.View(region, offset, length)
+	s.views.Unlock()
+	return b, ref, err
+}
+
+func (s *session) unview(ref shmpool.Ref) {
+	s.views.Lock()
+	err := s.views.cache.Release(ref)
+	s.views.Unlock()
+	if err != nil {
+		s.n.log.Warn("shared memory region cannot be unmapped", "error", err)
+	}
+}
+
+func (s *session) hold() { s.holders.Add(1) }
+
+func (s *session) drop() {
+	switch left := s.holders.Add(-1); {
+	case left < 0:
+		panic("node: session dropped more often than held")
+	case left == 0:
+		s.bury()
+	}
+}
+
+// bury unmaps everything and gives up the lock, in this order.
+func (s *session) bury() {
+	s.views.Lock()
+	err := s.views.cache.CloseAll()
+	s.views.Unlock()
+	err = errors.Join(err, s.memory.unmap())
+	if s.probe != nil {
+		err = errors.Join(err, s.probe.Close())
+	}
+	if err != nil {
+		s.n.log.Warn("memory of a connection cannot be given back", "error", err)
+	}
+}
+
+// end closes the connection and waits for its goroutines. Called by the goroutine
+// that reads, once.
+func (s *session) end(cause error) {
+	s.link.fail(cause)
+	s.workers.Wait()
+	s.memory.close()
+	s.frames.close()
+	s.drop()
+}
+
+func (s *session) logAttrs() []any {
+	return []any{
+		slog.String("addr", s.n.cfg.Addr), slog.String("instance", s.welcome.Instance),
+		slog.Uint64("session", uint64(s.welcome.Session)), slog.Bool("local", s.local), slog.String("not_local_reason", s.reason),
+	}
+}

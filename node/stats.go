@@ -1,0 +1,62 @@
+package node
+
+import "sync/atomic"
+
+// Stats counts what a node has done since Connect.
+type Stats struct {
+	Published, PublishedBytes uint64 // messages given to the broker, and their payload
+	Received, ReceivedBytes   uint64 // messages returned by Next
+
+	// PayloadCopies counts how often this library copied a payload it sent: once
+	// for each Send and each small or remote Loan, never for a Loan in shared
+	// memory (unless the connection was lost before its Publish).
+	PayloadCopies, PayloadCopyBytes uint64
+
+	SendFailures uint64 // messages that got ErrNoMemory or ErrTooLarge
+	Rejected     uint64 // messages that arrived but could not be read
+	Forgotten    uint64 // messages and loans that the garbage collector gave back
+	Reconnects   uint64
+	SocketWrites uint64 // system calls; much fewer than messages when these come fast
+
+	Held      int    // messages that the user holds now
+	HeldBytes uint64 // their payload
+
+	Regions, Slots, SlotsUsed int    // shared memory leased for sending
+	RegionBytes               uint64 //
+}
+
+type counters struct {
+	published, publishedBytes atomic.Uint64
+	received, receivedBytes   atomic.Uint64
+	copies, copyBytes         atomic.Uint64
+	sendFailures, rejected    atomic.Uint64
+	forgotten, reconnects     atomic.Uint64
+	socketWrites              atomic.Uint64
+}
+
+func (c *counters) copied(bytes int) {
+	c.copies.Add(1)
+	c.copyBytes.Add(uint64(bytes))
+}
+
+// Stats returns the node's counters. They are read one after the other, so they
+// may differ by what happens meanwhile.
+func (n *Node) Stats() Stats {
+	c := &n.stats
+	st := Stats{
+		Published: c.published.Load(), PublishedBytes: c.publishedBytes.Load(),
+		Received: c.received.Load(), ReceivedBytes: c.receivedBytes.Load(),
+		PayloadCopies: c.copies.Load(), PayloadCopyBytes: c.copyBytes.Load(),
+		SendFailures: c.sendFailures.Load(), Rejected: c.rejected.Load(),
+		Forgotten: c.forgotten.Load(), Reconnects: c.reconnects.Load(),
+		SocketWrites: c.socketWrites.Load(),
+	}
+	n.receiver.mu.Lock()
+	st.Held, st.HeldBytes = n.receiver.held.count, uint64(n.receiver.held.bytes)
+	n.receiver.mu.Unlock()
+	if s := n.current(); s != nil {
+		slots := s.memory.stats()
+		st.Regions, st.Slots, st.SlotsUsed, st.RegionBytes = slots.Regions, slots.Slots, slots.UsedSlots, slots.Bytes
+	}
+	return st
+}
