@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/brokerd/brokerd/dataflow"
 )
 
 // Errors of Broker's methods.
@@ -29,9 +30,14 @@ type Broker struct {
 	ready chan struct{} // closed once listening
 
 	// Guarded by mu.
-	mu      sync.Mutex
-	started bool
-	addr    net.Addr
+	mu        sync.Mutex
+	started   bool
+	addr      net.Addr
+	isServing bool
+	parts     *parts // nil before Ready and after the end
+
+	reloading sync.Mutex       // one Reload at a time
+	flows     []*dataflow.Flow // as last loaded; guarded by reloading
 }
 
 // New checks the configuration and makes a broker that holds no resource yet.
@@ -43,7 +49,7 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	return &Broker{cfg: cfg, log: cfg.Logger, ready: make(chan struct{})}, nil
+	return &Broker{cfg: cfg, log: cfg.Logger, flows: cfg.Flows, ready: make(chan struct{})}, nil
 }
 
 // Ready is closed when the broker listens. It stays open if Run fails before.

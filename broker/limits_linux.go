@@ -1,6 +1,11 @@
 package broker
 
-import "golang.org/x/sys/unix"
+import (
+	"math"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
 
 // shmSizeBytes is the size of /dev/shm, 0 if there is none.
 func shmSizeBytes() uint64 {
@@ -18,4 +23,18 @@ func ramBytes() uint64 {
 		return 0
 	}
 	return uint64(info.Totalram) * uint64(info.Unit)
+}
+
+// fileLimits are how many file descriptors the process may have, and how many
+// it has. The Go runtime has raised the soft limit to the hard one already.
+func fileLimits() (limit, open int) {
+	limit = math.MaxInt
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) == nil && r.Cur < math.MaxInt32 {
+		limit = int(r.Cur)
+	}
+	if entries, err := os.ReadDir("/proc/self/fd"); err == nil {
+		open = len(entries)
+	}
+	return limit, open
 }

@@ -1,0 +1,278 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/brokerd/brokerd/actors"
+	"github.com/brokerd/brokerd/wire"
+)
+
+const (
+	// loopStuckAfter is how long a loop may take to answer a new connection
+	// before the broker gives up on itself. Its loops wait for the router at
+	// times, but never that long.
+	loopStuckAfter = 30 * time.Second
+
+	// refusalsMax bounds the refused connections that are still told why, and
+	// with it their file descriptors. More than that are closed without a word.
+	refusalsMax = 16
+	// refusalTimeout is how long one of them may take to read it, and
+	// refusalInLineTimeout how long while no other can be accepted.
+	refusalTimeout       = 500 * time.Millisecond
+	refusalInLineTimeout = 100 * time.Millisecond
+
+	// TCP keep-alive finds peers whose machine is gone even while no heartbeat
+	// is due to them.
+	keepAliveIdle     = 15 * time.Second
+	keepAliveInterval = 5 * time.Second
+	keepAliveCount    = 3
+
+	acceptRetryMin = 5 * time.Millisecond
+	acceptRetryMax = 500 * time.Millisecond
+)
+
+// acceptor takes connections from the listener and gives them to the loops, as
+// long as there is room. It survives the lack of file descriptors: one is kept
+// in reserve, to accept and refuse with.
+type acceptor struct {
+	srv      *server
+	listener net.Listener
+	quit     chan struct{}
+	ended    chan struct{}
+	failures logLimiter
+
+	enrollStart atomic.Int64 // Unix nanoseconds; 0: not enrolling
+
+	// Owned by run.
+	spare  *os.File // the reserve; nil: could not be had again yet
+	lastID actors.ConnID
+
+	refusing sync.WaitGroup
+	places   chan struct{} // one per refusal under way
+}
+
+func newAcceptor(srv *server, listener net.Listener) (*acceptor, error) {
+	a := &acceptor{
+		srv: srv, listener: listener,
+		quit: make(chan struct{}), ended: make(chan struct{}), places: make(chan struct{}, refusalsMax),
+	}
+	if err := a.keepSpare(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *acceptor) keepSpare() error {
+	if a.spare != nil {
+		return nil
+	}
+	spare, err := os.Open(os.DevNull)
+	if err != nil {
+		return fmt.Errorf("file descriptor in reserve: %w", err)
+	}
+	a.spare = spare
+	return nil
+}
+
+func (a *acceptor) dropSpare() {
+	if a.spare != nil {
+		_ = a.spare.Close()
+		a.spare = nil
+	}
+}
+
+// run accepts until stop.
+func (a *acceptor) run() {
+	defer close(a.ended)
+	defer a.dropSpare()
+	retry := acceptRetryMin
+	for {
+		conn, err := a.listener.Accept()
+		switch {
+		case err == nil:
+			retry = acceptRetryMin
+			a.admit(conn)
+			continue
+		case errors.Is(err, net.ErrClosed):
+			return
+		case isOutOfFiles(err) && a.refuseWithSpare():
+			continue
+		}
+		if lines, ok := a.failures.allow(time.Now()); ok {
+			a.srv.reports.write(zap.ErrorLevel, "connections cannot be accepted; trying again",
+				zap.Error(err), zap.Duration("retry_s", retry), zap.Uint64("lines_suppressed", lines))
+		}
+		select {
+		case <-time.After(retry):
+		case <-a.quit:
+			return
+		}
+		retry = min(2*retry, acceptRetryMax)
+		_ = a.keepSpare() // another try is due with the next lack
+	}
+}
+
+// stop closes the listener and waits for everything that run has begun.
+func (a *acceptor) stop() {
+	close(a.quit)
+	_ = a.listener.Close()
+	<-a.ended
+	a.refusing.Wait()
+}
+
+// enrolling is when the hand-over of a connection to a loop began that has not
+// ended yet. Zero: none.
+func (a *acceptor) enrolling() time.Time {
+	if t := a.enrollStart.Load(); t != 0 {
+		return time.Unix(0, t)
+	}
+	return time.Time{}
+}
+
+// admit makes a session of a connection, or refuses it.
+func (a *acceptor) admit(conn net.Conn) {
+	srv := a.srv
+	if n := srv.count(); n >= srv.connectionsMax {
+		a.refuse(conn, wire.Errorf(wire.CodeTooManyConnections, "there are %d connections, which is the limit", n))
+		return
+	}
+	// The loops work on a duplicate of the descriptor. Find out here, where the
+	// peer can still be told, whether there is one to be had.
+	if err := canDuplicate(conn); err != nil {
+		a.refuse(conn, wire.Errorf(wire.CodeTooManyConnections, "the broker has no file descriptor left"))
+		return
+	}
+	remote := conn.RemoteAddr().String()
+	tune(conn)
+	a.lastID++
+	s := newSession(srv, a.lastID, remote)
+	srv.add(s)
+	a.enrollStart.Store(s.opened.UnixNano())
+	_, err := srv.engine.EnrollContext(conn, s) // closes conn, whatever comes of it
+	a.enrollStart.Store(0)
+	if err != nil {
+		srv.remove(s)
+		srv.counters.refused.Add(1)
+		srv.reports.write(zap.WarnLevel, "connection refused",
+			zap.String("remote_addr", remote), zap.Error(err))
+		return
+	}
+	srv.counters.accepted.Add(1)
+}
+
+// canDuplicate tries to duplicate the connection's descriptor.
+func canDuplicate(conn net.Conn) error {
+	owner, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil // EnrollContext will say that it cannot use it
+	}
+	raw, err := owner.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		var twin int
+		if twin, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); failed == nil {
+			_ = unix.Close(twin)
+		}
+	})
+	return errors.Join(err, failed)
+}
+
+// tune sets the options of a socket that gnet would set on its own listener.
+func tune(conn net.Conn) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	// An option that cannot be set is no reason to refuse a peer.
+	_ = tcp.SetNoDelay(true)
+	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{
+		Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
+	})
+	// gnet returns the memory of the zone's name to a pool of buffers when the
+	// connection ends. Of an enrolled connection that memory is not gnet's but
+	// the net package's, and would be written to.
+	for _, addr := range []net.Addr{tcp.LocalAddr(), tcp.RemoteAddr()} {
+		if a, ok := addr.(*net.TCPAddr); ok {
+			a.Zone = ""
+		}
+	}
+}
+
+// refuse tells a peer why it is not let in, without holding up others.
+func (a *acceptor) refuse(conn net.Conn, reason *wire.Error) {
+	a.noteRefusal(conn, reason)
+	select {
+	case a.places <- struct{}{}:
+	default:
+		_ = conn.Close()
+		return
+	}
+	a.refusing.Go(func() {
+		sayNo(conn, reason, refusalTimeout)
+		<-a.places
+	})
+}
+
+func (a *acceptor) noteRefusal(conn net.Conn, reason *wire.Error) {
+	a.srv.counters.refused.Add(1)
+	if lines, ok := a.failures.allow(time.Now()); ok {
+		a.srv.reports.write(zap.WarnLevel, "connection refused",
+			zap.String("remote_addr", conn.RemoteAddr().String()), zap.String("code", reason.Code.String()),
+			zap.String("reason", reason.Text), zap.Uint64("lines_suppressed", lines))
+	}
+}
+
+// sayNo sends the reason and closes. What the peer has sent meanwhile is read
+// first: closing over unread bytes would be a reset, and the reason lost.
+func sayNo(conn net.Conn, reason *wire.Error, timeout time.Duration) {
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(timeout))
+	if _, err := conn.Write(wire.NewEncoder().Append(nil, reason)); err != nil {
+		return
+	}
+	if half, ok := conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		_, _ = io.CopyN(io.Discard, conn, wire.HandshakeFrameBytesMax)
+	}
+}
+
+// refuseWithSpare uses the descriptor in reserve to take the next connection
+// from the listener and refuse it: left there, its peer would wait for an answer
+// until descriptors come back, and accept would fail in a tight loop. false: no
+// reserve, or somebody was faster.
+func (a *acceptor) refuseWithSpare() bool {
+	if a.spare == nil {
+		return false
+	}
+	a.dropSpare()
+	defer func() { _ = a.keepSpare() }()
+	if tcp, ok := a.listener.(interface{ SetDeadline(time.Time) error }); ok {
+		_ = tcp.SetDeadline(time.Now().Add(acceptRetryMin))
+		defer func() { _ = tcp.SetDeadline(time.Time{}) }()
+	}
+	conn, err := a.listener.Accept()
+	if err != nil {
+		return false
+	}
+	reason := wire.Errorf(wire.CodeTooManyConnections, "the broker has no file descriptor left")
+	a.noteRefusal(conn, reason)
+	sayNo(conn, reason, refusalInLineTimeout) // in line: the descriptor is needed back
+	return true
+}
+
+func isOutOfFiles(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
+}

@@ -1,0 +1,125 @@
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/actors"
+	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/shmpool/alloc"
+	"github.com/brokerd/brokerd/shmpool/pool"
+	"github.com/brokerd/brokerd/wire"
+)
+
+// memory is the shared memory of this machine as the broker's parts see it:
+// *alloc.Allocator, or noMemory where there is none.
+type memory interface {
+	pool.Allocator
+	actors.Probe
+	actors.Liveness
+	Instance() string
+	Close() error
+	offered() bool
+}
+
+// sharedMemory makes an allocator what the pool wants.
+type sharedMemory struct{ *alloc.Allocator }
+
+func (m sharedMemory) Create(id wire.RegionID, g shmpool.Geometry) (pool.Region, error) {
+	region, err := m.Allocator.Create(id, g)
+	if err != nil {
+		return nil, err // not a nil *alloc.Region in an interface
+	}
+	return region, nil
+}
+
+func (m sharedMemory) offered() bool { return true }
+
+// noMemory is a broker without shared memory: every node is remote to it, and
+// every payload travels inline.
+type noMemory struct{ instance string }
+
+func (m noMemory) Create(wire.RegionID, shmpool.Geometry) (pool.Region, error) {
+	return nil, fmt.Errorf("%w: this broker offers none", wire.ErrNoMemory)
+}
+func (m noMemory) Probe() (string, uint64, uint32)           { return "", 0, 0 }
+func (m noMemory) CheckNonce([]byte) bool                    { return false }
+func (m noMemory) SessionAlive(wire.SessionID) (bool, error) { return false, nil }
+func (m noMemory) Instance() string                          { return m.instance }
+func (m noMemory) Close() error                              { return nil }
+func (m noMemory) offered() bool                             { return false }
+
+// newInstance returns a random id for a broker that has none from its shared
+// memory, in the same form.
+func newInstance() string {
+	id := make([]byte, 4)
+	rand.Read(id) // never fails: the runtime ends the process instead
+	return hex.EncodeToString(id)
+}
+
+func (b *Broker) filesPerRegion() int {
+	if !b.cfg.SharedMemory {
+		return 0
+	}
+	return alloc.RegionFDs
+}
+
+// openMemory clears up after brokers that were killed, and starts an instance of
+// its own. Where shared memory cannot be used, that is a warning.
+func (b *Broker) openMemory() memory {
+	if !b.cfg.SharedMemory {
+		return noMemory{instance: newInstance()}
+	}
+	removed, err := alloc.Sweep(b.cfg.ShmPrefix)
+	if err != nil {
+		b.log.Warn("shared memory of dead brokers could not all be removed", zap.Error(err))
+	}
+	if len(removed) > 0 {
+		b.log.Info("shared memory of dead brokers removed", zap.Int("count", len(removed)), zap.Strings("names", removed))
+	}
+	a, err := alloc.Open(alloc.Config{Prefix: b.cfg.ShmPrefix, Mode: b.cfg.ShmMode, GID: b.cfg.ShmGID})
+	if err != nil {
+		b.log.Warn("no shared memory: all payloads travel through the sockets", zap.Error(err))
+		return noMemory{instance: newInstance()}
+	}
+	return sharedMemory{a}
+}
+
+// startRouter starts the actors. addr is where nodes reach the broker.
+func (b *Broker) startRouter(p *parts, addr string, budget fileBudget) (err error) {
+	p.memory = b.openMemory()
+	p.pool, err = actors.NewPoolActor(pool.Limits{
+		TotalBytes: max(1, b.cfg.TotalBytes), NodeBytes: max(1, b.cfg.NodeBytes), Regions: max(1, budget.regions),
+		CacheBytes: b.cfg.CacheBytes, CacheAge: b.cfg.CacheAge,
+	}, p.memory, b.log.Named("pool"))
+	if err != nil {
+		return err
+	}
+	go p.pool.Run()
+	cfg := actors.RouterConfig{
+		Version: b.cfg.Version, Instance: p.memory.Instance(), Addr: addr,
+		FrameBytesMax: b.cfg.FrameBytesMax, InlineBytesMax: uint32(b.cfg.InlineBytesMax),
+		HeartbeatInterval: b.cfg.HeartbeatInterval,
+		SessionCounters:   p.counters.addTo,
+	}
+	p.journal = actors.NewJournal(b.log)
+	p.router = actors.NewRouter(cfg, actors.RouterDeps{
+		Journal: p.journal, Pool: p.pool, Probe: p.memory, Liveness: p.memory, Watchdog: b.cfg.Watchdog,
+	})
+	go p.router.Run()
+	return b.loadFlows(p)
+}
+
+// loadFlows hands the router the first dataflows.
+func (b *Broker) loadFlows(p *parts) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
+	defer cancel()
+	if err := p.router.Reload(ctx, b.cfg.Flows); err != nil {
+		return fmt.Errorf("loading the dataflows: %w", err)
+	}
+	return nil
+}

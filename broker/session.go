@@ -1,0 +1,267 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/panjf2000/gnet/v2"
+	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/actors"
+	"github.com/brokerd/brokerd/wire"
+)
+
+// ErrPeerGone is why a connection ended that the peer closed, or lost, without
+// saying goodbye.
+var ErrPeerGone = errors.New("peer closed the connection without goodbye")
+
+// errUnresponsive is why a silent remote peer was disconnected.
+var errUnresponsive = fmt.Errorf("%w: no sign of life", wire.ErrTimeout)
+
+// stage is how far the handshake has come.
+type stage uint8
+
+const (
+	stageHello  stage = iota // nothing but Hello may come
+	stageAttach              // the router knows of it; nothing but Attach may come
+	stageReady               // the router decides; then Established
+)
+
+// session is one connection: the receiving half here, the sending half in out.
+// To the router it is an actors.Conn.
+type session struct {
+	// Immutable.
+	srv    *server
+	id     actors.ConnID
+	remote string
+	opened time.Time
+	out    outbox
+
+	// Owned by the connection's loop.
+	conn      gnet.Conn
+	in        assembler
+	dec       *wire.Decoder
+	enc       *wire.Encoder
+	batch     *actors.Batch
+	stage     stage
+	announced bool // the router has had ConnOpened
+	goodbye   bool // the peer has sent Bye
+
+	// Shared.
+	established atomic.Bool
+	local       atomic.Bool
+	heard       atomic.Int64 // Unix nanoseconds of the last sign of life
+	unanswered  atomic.Int32 // pings since then
+
+	// Owned by the minder.
+	pinged       time.Time
+	unresponsive bool
+
+	// authFailed is when a wrong token was shown, in Unix nanoseconds; the answer
+	// is held back a while. Written by the loop, read by the minder.
+	authFailed atomic.Int64
+}
+
+func newSession(srv *server, id actors.ConnID, remote string) *session {
+	s := &session{
+		srv: srv, id: id, remote: remote, opened: time.Now(),
+		dec: wire.NewDecoder(), enc: wire.NewEncoder(),
+	}
+	s.heard.Store(s.opened.UnixNano())
+	s.out = outbox{id: uint64(id), fd: -1, bytesMax: srv.cfg.OutboundBytesMax, flusher: srv.flusher}
+	return s
+}
+
+// fields are what every log line about the session has, and more.
+func (s *session) fields(more ...zap.Field) []zap.Field {
+	return append([]zap.Field{zap.Uint64("session", uint64(s.id)), zap.String("remote_addr", s.remote)}, more...)
+}
+
+// Send implements actors.Conn.
+func (s *session) Send(b []byte) {
+	if waiting, ok := s.out.send(b); !ok {
+		s.noteSlow(waiting, 0)
+	}
+}
+
+// noteSlow counts and logs that the connection was cut off because its peer does
+// not read. waited is 0 if it was for the number of bytes.
+func (s *session) noteSlow(waiting uint64, waited time.Duration) {
+	s.srv.counters.slow.Add(1)
+	s.srv.reports.write(zap.WarnLevel, "connection cut off: it does not read what it is sent", s.fields(
+		zap.String("code", wire.CodeSlowConnection.String()),
+		zap.Uint64("waiting_bytes", waiting), zap.Uint64("limit_bytes", s.srv.cfg.OutboundBytesMax),
+		zap.Duration("waited_s", waited))...)
+}
+
+// Established implements actors.Conn.
+func (s *session) Established(local bool) {
+	s.local.Store(local)
+	s.established.Store(true)
+}
+
+// Close implements actors.Conn.
+func (s *session) Close() { s.finish(nil, nil) }
+
+// RemoteAddr implements actors.Conn.
+func (s *session) RemoteAddr() string { return s.remote }
+
+// finish ends the connection after a last frame. false: it was ending already.
+func (s *session) finish(last []byte, reason error) bool {
+	return s.out.finish(last, reason, time.Now().Add(s.srv.cfg.LingerTimeout))
+}
+
+// fail ends the connection because of what the peer did: it is told, the
+// operators are told, once. Safe on any goroutine.
+func (s *session) fail(reason *wire.Error) {
+	if !s.finish(wire.NewEncoder().Append(nil, reason), reason) {
+		return
+	}
+	s.srv.noteFailure(s, reason)
+}
+
+func (s *session) frameBytesMax() uint64 {
+	if s.established.Load() {
+		return s.srv.cfg.FrameBytesMax
+	}
+	return wire.HandshakeFrameBytesMax
+}
+
+// traffic is the loop's call: bytes have arrived. One call sees at most
+// Config.ReadBytes new bytes, and everything whole in them is handled, so no
+// connection can keep the loop from the others and nothing is left behind.
+func (s *session) traffic() {
+	data, _ := s.conn.Next(-1) // all there is; fails only for more than there is
+	s.alive()
+	if s.out.ending() || s.authFailed.Load() != 0 {
+		return // what a refused peer still says is read only to be thrown away
+	}
+	err := s.in.feed(data, s.frameBytesMax, s.frame)
+	s.post()
+	// The router may have been busy: the peer was not silent meanwhile.
+	s.alive()
+	if err != nil && !errors.Is(err, errSessionEnds) {
+		s.fail(failure(err))
+	}
+}
+
+// failure makes the Error message for what went wrong with a frame. Its text is
+// the decoder's, which names message, field and rule.
+func failure(err error) *wire.Error {
+	var e *wire.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	var p *wire.ProtocolError
+	if errors.As(err, &p) {
+		return &wire.Error{Code: p.WireCode(), Text: p.Error()}
+	}
+	return &wire.Error{Code: wire.CodeProtocol, Text: err.Error()}
+}
+
+func (s *session) alive() {
+	s.heard.Store(time.Now().UnixNano())
+	s.unanswered.Store(0)
+}
+
+// errSessionEnds makes the assembler stop; everything has been said.
+var errSessionEnds = errors.New("session ends")
+
+// frame handles one frame body. An error is for the peer.
+func (s *session) frame(body []byte, owned bool) error {
+	kind := kindOf(body)
+	if s.stage != stageHello && (kind == wire.KindPing || kind == wire.KindPong) {
+		return s.heartbeat(body)
+	}
+	if kind == wire.KindError {
+		return s.peerError(body)
+	}
+	if !s.established.Load() {
+		if err := s.handshake(kind, body); err != nil {
+			return err
+		}
+	} else if kind == wire.KindHello || kind == wire.KindAttach {
+		return wire.Errorf(wire.CodeWrongState, "%s after the handshake", kind)
+	}
+	if kind == wire.KindBye {
+		s.goodbye = true
+	}
+	if s.batch == nil {
+		s.batch = actors.NewBatch()
+	}
+	if !owned {
+		return s.batch.Add(body, s.dec)
+	}
+	m, err := s.dec.Decode(body)
+	if err == nil {
+		s.batch.AddMessage(m, true)
+	} else if errors.Is(err, wire.ErrUnknownOptional) {
+		err = nil
+	}
+	return err
+}
+
+// post hands everything of this read to the router in one event. It blocks
+// while the router's mailbox is full; the loop then reads from nobody, and TCP
+// slows the senders down.
+func (s *session) post() {
+	batch := s.batch
+	s.batch = nil
+	switch {
+	case batch == nil:
+	case batch.Len() == 0:
+		batch.Free()
+	case !s.srv.router.Post(actors.ConnEvent{Type: actors.ConnMessages, ID: s.id, Batch: batch}):
+		batch.Free()
+	}
+}
+
+func (s *session) heartbeat(body []byte) error {
+	m, err := s.dec.Decode(body)
+	if err != nil {
+		return err
+	}
+	if ping, ok := m.(*wire.Ping); ok {
+		s.Send(s.enc.Append(nil, &wire.Pong{Nonce: ping.Nonce}))
+	}
+	return nil
+}
+
+// peerError takes the peer's last words. The router need not know: it hears of
+// them as the reason of ConnClosed.
+func (s *session) peerError(body []byte) error {
+	m, err := s.dec.Decode(body)
+	if err != nil {
+		return err
+	}
+	if e, ok := m.(*wire.Error); ok {
+		s.finish(nil, fmt.Errorf("the peer gave up: %w", &wire.Error{Code: e.Code, Text: e.Text}))
+	}
+	return errSessionEnds
+}
+
+// closed is the loop's call: the connection ends, its descriptor is about to be
+// closed. err is gnet's reason.
+func (s *session) closed(err error) {
+	reason, ours := s.out.detach()
+	s.srv.remove(s)
+	switch {
+	case ours || s.goodbye:
+	case s.srv.stopping.Load():
+		reason = wire.ErrShuttingDown
+	case err == nil || errors.Is(err, io.EOF):
+		reason = ErrPeerGone
+	default:
+		reason = fmt.Errorf("%w: %w", ErrPeerGone, err)
+	}
+	if !s.announced {
+		if !ours {
+			s.srv.reports.write(zap.DebugLevel, "connection ended during the handshake", s.fields(zap.Error(reason))...)
+		}
+		return
+	}
+	s.srv.router.Post(actors.ConnEvent{Type: actors.ConnClosed, ID: s.id, Err: reason})
+}
