@@ -1,0 +1,328 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/brokerd/brokerd/node/control"
+	"github.com/brokerd/brokerd/wire"
+)
+
+func newStatusCommand(t *tool) *cobra.Command {
+	var (
+		watch    bool
+		interval time.Duration
+	)
+	command := &cobra.Command{
+		Use:   "status [DATAFLOW]",
+		Short: "Show nodes, edges and memory of the broker",
+		Long: `status shows the broker's dataflows: which nodes are connected and how, what each
+edge carries, where messages wait, are held and are dropped. Latencies are from
+the sender's Publish until the broker hands the message to the receiver's
+connection. With --watch, rates are those of the last interval.`,
+		Example: `  brokerctl status
+  brokerctl status camera -w                      # one dataflow, live
+  brokerctl status -o json | jq '.edges[] | select(.dropped > 0)'
+  brokerctl status -w --interval 10s -o json      # one line of JSON every ten seconds`,
+		Args:              arguments(0, 1, ""),
+		ValidArgsFunction: t.completeDataflows,
+	}
+	command.Flags().BoolVarP(&watch, "watch", "w", false, "keep showing it")
+	command.Flags().DurationVar(&interval, "interval", time.Second, "time between two looks of --watch")
+	command.RunE = func(command *cobra.Command, args []string) error {
+		if interval < 100*time.Millisecond {
+			return usageError(fmt.Errorf("--interval: %s is less than 100ms", interval))
+		}
+		only := ""
+		if len(args) == 1 {
+			only = args[0]
+		}
+		ctx, cancel := untilSignal(command.Context(), t.signals)
+		defer cancel()
+		client, err := t.dial(ctx)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		look := &statusLook{tool: t, client: client, only: only}
+		if watch {
+			return t.explain(look.watch(ctx, interval))
+		}
+		return t.explain(look.once(ctx))
+	}
+	return command
+}
+
+// statusLook asks one broker for its status, again and again.
+type statusLook struct {
+	*tool
+	client *control.Client
+	only   string // name of a dataflow; empty: all
+	last   *wire.Status
+}
+
+func (l *statusLook) ask(ctx context.Context) (*wire.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	status := &wire.Status{}
+	if err := l.client.Call(ctx, wire.VerbStatus, nil, status); err != nil {
+		return nil, err
+	}
+	if l.only == "" {
+		return status, nil
+	}
+	return status, l.narrow(status)
+}
+
+// narrow leaves one dataflow in the status.
+func (l *statusLook) narrow(s *wire.Status) error {
+	names := []string{}
+	for _, d := range s.Dataflows {
+		names = append(names, d.Name)
+	}
+	s.Dataflows = keep(s.Dataflows, func(d wire.DataflowStatus) bool { return d.Name == l.only })
+	s.Nodes = keep(s.Nodes, func(n wire.NodeStatus) bool { return n.Dataflow == l.only })
+	s.Edges = keep(s.Edges, func(e wire.EdgeStatus) bool { return e.Dataflow == l.only })
+	if len(s.Dataflows) > 0 {
+		return nil
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("no dataflow %q is loaded, nor any other", l.only)
+	}
+	return fmt.Errorf("no dataflow %q is loaded; there is %s", l.only, strings.Join(names, ", "))
+}
+
+// keep returns those of list that want wants; never nil, so that JSON has [].
+func keep[T any](list []T, want func(T) bool) []T {
+	kept := []T{}
+	for _, item := range list {
+		if want(item) {
+			kept = append(kept, item)
+		}
+	}
+	return kept
+}
+
+func (l *statusLook) once(ctx context.Context) error {
+	status, err := l.ask(ctx)
+	if err != nil {
+		return err
+	}
+	if l.output == outputJSON {
+		return writeJSON(l.out, status)
+	}
+	_, err = fmt.Fprintln(l.out, strings.Join(statusLines(status, nil, inColour(l.out)), "\n"))
+	return err
+}
+
+// watch shows the status until the context ends. On a terminal it has the
+// screen to itself and leaves the last look behind; elsewhere one follows the
+// other.
+func (l *statusLook) watch(ctx context.Context, interval time.Duration) error {
+	onTerminal := isTerminal(l.out) && l.output == outputText
+	var lines []string
+	if onTerminal {
+		// Another screen, no cursor, no line wrap; all undone at the end.
+		fmt.Fprint(l.out, "\x1b[?1049h\x1b[?25l\x1b[?7l")
+		defer func() {
+			fmt.Fprint(l.out, "\x1b[?7h\x1b[?25h\x1b[?1049l")
+			fmt.Fprintln(l.out, strings.Join(lines, "\n"))
+		}()
+	}
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, syscall.SIGWINCH)
+	defer signal.Stop(resized)
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		status, err := l.ask(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch {
+		case l.output == outputJSON:
+			err = writeJSONLine(l.out, status)
+		case onTerminal:
+			lines = statusLines(status, l.last, inColour(l.out))
+			l.draw(lines)
+		default:
+			_, err = fmt.Fprintln(l.out, strings.Join(statusLines(status, l.last, false), "\n")+"\n")
+		}
+		if err != nil {
+			return err
+		}
+		l.last = status
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-resized:
+				if onTerminal {
+					l.draw(lines)
+				}
+			case <-ticker.C:
+				waiting = false
+			}
+		}
+	}
+}
+
+// draw puts lines on the screen: as many as it has room for. Each line is
+// overwritten in place, which does not flicker as an empty screen would.
+func (l *statusLook) draw(lines []string) {
+	height := 24
+	if file, ok := l.out.(*os.File); ok {
+		if _, h, err := term.GetSize(int(file.Fd())); err == nil && h > 1 {
+			height = h
+		}
+	}
+	if len(lines) > height {
+		more := len(lines) - height + 1
+		lines = append(lines[:height-1:height-1], fmt.Sprintf("… %s (a taller window shows them)", plural(more, "more line")))
+	}
+	var b strings.Builder
+	b.WriteString("\x1b[H")
+	for i, line := range lines {
+		if i > 0 {
+			b.WriteString("\r\n")
+		}
+		b.WriteString(line + "\x1b[K")
+	}
+	b.WriteString("\x1b[J")
+	fmt.Fprint(l.out, b.String())
+}
+
+// statusLines lays a status out. before, if not nil, is an earlier one of the
+// same broker; rates are then shown.
+func statusLines(s, before *wire.Status, colours bool) []string {
+	if before != nil && (before.Instance != s.Instance || before.UptimeSeconds >= s.UptimeSeconds) {
+		before = nil
+	}
+	c := s.Counters
+	lines := []string{
+		fmt.Sprintf("%s  brokerd %s, up %s, %s", paint(colours, bold, s.Addr), s.Version, span(s.UptimeSeconds), plural(s.Connections, "connection")),
+		fmt.Sprintf("shared memory  %s of %s in %s (%d cached, %d retired)", humanBytes(s.Memory.UsedBytes), humanBytes(s.Memory.LimitBytes),
+			plural(s.Memory.Regions, "region"), s.Memory.CachedRegions, s.Memory.RetiredRegions),
+	}
+	trouble := fmt.Sprintf("%s dropped, %s protocol errors, %s refused", grouped(c.Drops), grouped(c.ProtocolErrors), grouped(c.RefusedConnections+c.AuthFailures))
+	if c.Drops+c.ProtocolErrors+c.RefusedConnections+c.AuthFailures > 0 {
+		trouble = paint(colours, yellow, trouble)
+	}
+	lines = append(lines, fmt.Sprintf("messages       %s in, %s out, %s", grouped(c.MessagesIn), grouped(c.MessagesOut), trouble))
+	if len(s.Dataflows) == 0 {
+		return append(lines, "", "no dataflow is loaded: `brokerctl run FLOW.yml`, or `brokerd --dataflow FLOW.yml`")
+	}
+	lines = append(lines, "")
+	lines = append(lines, nodeTable(s).lines(colours)...)
+	if len(s.Edges) > 0 {
+		lines = append(lines, "")
+		lines = append(lines, edgeTable(s, before).lines(colours)...)
+	}
+	return lines
+}
+
+func nodeTable(s *wire.Status) *table {
+	t := &table{head: []cell{text("NODE"), text("STATE"), text("MEMORY BY"), number("SINCE"), number("REGIONS"), number("LEASED"), number("HELD"), text("CLIENT")}}
+	for _, n := range s.Nodes {
+		name := text(n.Dataflow + "/" + n.Node)
+		if !n.Connected {
+			t.rows = append(t.rows, []cell{name, inked(red, text("away")), text("-"), number("-"), number("-"), number("-"), number("-"), text("-")})
+			continue
+		}
+		path := text("shm")
+		if !n.Local {
+			path = inked(yellow, text("tcp: "+clip(n.LocalReason, 30)))
+		}
+		t.rows = append(t.rows, []cell{
+			name, inked(green, text("up")), path, number(span(n.ConnectedSeconds)), number(fmt.Sprint(n.Regions)),
+			number(humanBytes(n.RegionBytes)), number(humanBytes(n.HeldBytes)), text(n.Client),
+		})
+	}
+	return t
+}
+
+func edgeTable(s, before *wire.Status) *table {
+	t := &table{head: []cell{text("EDGE"), text("POLICY"), number("QUEUE"), number("HELD")}}
+	if before != nil {
+		t.head = append(t.head, number("HZ"), number("MB/S"), number("DROPS/S"))
+	}
+	t.head = append(t.head, number("DELIVERED"), number("DROPPED"), number("P50 MS"), number("P99 MS"), text("MOST DROPPED BY"))
+	earlier := map[string]*wire.EdgeStatus{}
+	if before != nil {
+		for i := range before.Edges {
+			earlier[edgeKey(&before.Edges[i])] = &before.Edges[i]
+		}
+	}
+	for i := range s.Edges {
+		e := &s.Edges[i]
+		row := []cell{text(edgeName(s, e)), text(e.Policy), number(fmt.Sprintf("%d/%d", e.Queued+e.InFlight, e.QueueSize)), number(fmt.Sprint(e.Held))}
+		if before != nil {
+			row = append(row, rates(e, earlier[edgeKey(e)], s.UptimeSeconds-before.UptimeSeconds)...)
+		}
+		dropped := number(grouped(e.Dropped))
+		if e.Dropped > 0 {
+			dropped = inked(yellow, dropped)
+		}
+		row = append(row, number(grouped(e.Delivered)), dropped, number(significant(e.LatencyP50MS)), number(significant(e.LatencyP99MS)), text(mostDropped(e.Drops)))
+		t.rows = append(t.rows, row)
+	}
+	return t
+}
+
+func rates(e, before *wire.EdgeStatus, seconds float64) []cell {
+	if before == nil || seconds <= 0 || before.Delivered > e.Delivered {
+		return []cell{number("-"), number("-"), number("-")}
+	}
+	drops := float64(e.Dropped-before.Dropped) / seconds
+	c := number(significant(drops))
+	if drops > 0 {
+		c = inked(yellow, c)
+	}
+	return []cell{
+		number(significant(float64(e.Delivered-before.Delivered) / seconds)),
+		number(significant(float64(e.Bytes-before.Bytes) / seconds / 1e6)),
+		c,
+	}
+}
+
+func edgeKey(e *wire.EdgeStatus) string { return e.Dataflow + " " + e.From + "→" + e.To }
+
+// edgeName leaves the dataflow out where there is only one.
+func edgeName(s *wire.Status, e *wire.EdgeStatus) string {
+	name := e.From + "→" + e.To
+	if len(s.Dataflows) > 1 {
+		return e.Dataflow + ": " + name
+	}
+	return name
+}
+
+// mostDropped names the reason that cost the most messages.
+func mostDropped(drops map[string]uint64) string {
+	name, most := "", uint64(0)
+	for reason, n := range drops {
+		if n > most || n == most && n > 0 && reason < name {
+			name, most = reason, n
+		}
+	}
+	return name
+}
+
+// clip cuts a text to a number of letters.
+func clip(s string, letters int) string {
+	if utf8.RuneCountInString(s) <= letters {
+		return s
+	}
+	return string([]rune(s)[:letters-1]) + "…"
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+
+	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/dataflow"
+)
+
+// reload reads the dataflow files again and puts them in force. If anything is
+// wrong with any of them, all stays as it is.
+func (s *service) reload() {
+	s.notifier.reloading()
+	// Also after a failure: the service is up, with what it had.
+	defer func() {
+		s.notifier.reloaded()
+		s.tellStatus()
+	}()
+	flows, warnings, err := loadFlows(s.config.Dataflows, s.config.Strict)
+	logWarnings(s.log, warnings)
+	if err != nil {
+		problems := problemsOf(err)
+		for _, problem := range problems {
+			s.log.Error("dataflow file is wrong", problemFields(problem)...)
+		}
+		s.log.Error("reload refused, the dataflows stay as they are", zap.Int("problems", len(problems)))
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+	defer cancel()
+	changes, err := s.broker.Reload(ctx, flows)
+	if err != nil {
+		s.log.Error("reload failed", zap.Error(err))
+		return
+	}
+	s.flows = flows
+	s.log.Info("reloaded", zap.Int("dataflows", len(flows)), zap.Strings("changes", changes))
+}
+
+func logWarnings(log *zap.Logger, warnings []dataflow.Warning) {
+	for _, warning := range warnings {
+		log.Warn("dataflow file is odd", problemFields(dataflow.Problem(warning))...)
+	}
+}
+
+// problemFields are the parts of a problem that a log line has room for; the
+// excerpt is for terminals.
+func problemFields(p dataflow.Problem) []zap.Field {
+	fields := []zap.Field{zap.String("place", p.Place()), zap.String("problem", p.Message)}
+	if p.Suggestion != "" {
+		fields = append(fields, zap.String("suggestion", p.Suggestion))
+	}
+	return fields
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"github.com/brokerd/brokerd/broker"
+)
+
+// settings is everything that can be set about a serving brokerd: what the
+// broker package takes, and what has to be turned into that first.
+type settings struct {
+	broker.Config
+	Dataflows     []string // files
+	Strict        bool
+	AuthTokenFile string
+	ShmGroup      string // name or number; empty: the group of the process
+	LogFormat     string
+	LogLevel      string
+}
+
+// defaultSettings are those of the broker package, with sizes that depend on the
+// machine cut to whole MiB for people's eyes.
+func defaultSettings() settings {
+	s := settings{Config: broker.Defaults(), LogFormat: logAuto, LogLevel: "info"}
+	for _, size := range []*uint64{&s.TotalBytes, &s.NodeBytes, &s.CacheBytes} {
+		if *size > 1<<20 {
+			*size &^= 1<<20 - 1
+		}
+	}
+	return s
+}
+
+// option is one setting: a place, and the names that follow from its key.
+type option struct {
+	key   string // snake_case: its name in the configuration file
+	value value
+	usage string
+	path  bool // a file's name: in a configuration file, relative to that file
+	// Lists have plural keys and a flag in the singular, given once an entry.
+	flagName string
+}
+
+// flag is the option's name on the command line, without the dashes.
+func (o option) flag() string {
+	if o.flagName != "" {
+		return o.flagName
+	}
+	return strings.ReplaceAll(o.key, "_", "-")
+}
+
+// env is the option's name in the environment.
+func (o option) env() string { return envPrefix + strings.ToUpper(o.key) }
+
+const envPrefix = "BROKERD_"
+
+// foreignEnv are the names with our prefix that mean something to nodes and
+// brokerctl, not to brokerd; they may well be set around it.
+var foreignEnv = []string{"BROKERD_ADDR", "BROKERD_DATAFLOW", "BROKERD_NODE", "BROKERD_NO_SHM"}
+
+// configEnv names the configuration file, in place of --config.
+const configEnv = envPrefix + "CONFIG"
+
+// options lists every option, in the order of --help, over the fields of s.
+func (s *settings) options() []option {
+	return []option{
+		{key: "listen", value: addressValue(&s.Listen, false),
+			usage: "where nodes connect to; port 0 takes any free one"},
+		{key: "dataflows", flagName: "dataflow", path: true, value: listValue{&s.Dataflows, "FILE"},
+			usage: "dataflow file to load (repeatable; in the environment separated by ':')"},
+		{key: "strict", value: boolValue(&s.Strict),
+			usage: "refuse keys in dataflow files that brokerd would ignore"},
+		{key: "http", value: addressValue(&s.HTTP, true),
+			usage: "serve /metrics, /livez, /readyz and /status here; empty is off"},
+		{key: "auth_token_file", path: true, value: textValue(&s.AuthTokenFile, "FILE"),
+			usage: "file with the token that every connection must show"},
+		{key: "insecure", value: boolValue(&s.Insecure),
+			usage: "allow a --listen address that others can reach, without a token"},
+
+		{key: "shared_memory", value: boolValue(&s.SharedMemory),
+			usage: "offer shared memory to nodes of this machine"},
+		{key: "shm_limit", value: bytesValue(&s.TotalBytes),
+			usage: "shared memory of all nodes together"},
+		{key: "shm_node_limit", value: bytesValue(&s.NodeBytes),
+			usage: "shared memory of one node"},
+		{key: "shm_cache", value: bytesValue(&s.CacheBytes),
+			usage: "free shared memory that is kept warm for the next node"},
+		{key: "shm_cache_age", value: durationValue(&s.CacheAge),
+			usage: "how long free shared memory is kept"},
+		{key: "shm_regions_max", value: countValue(&s.RegionsMax, 1),
+			usage: "shared memory objects at a time; each takes a file descriptor"},
+		{key: "shm_mode", value: modeValue(&s.ShmMode),
+			usage: "who may map it: 0600 this user, 0660 a group too"},
+		{key: "shm_group", value: textValue(&s.ShmGroup, "GROUP"),
+			usage: "group of the shared memory, a name or a number"},
+		{key: "shm_prefix", value: textValue(&s.ShmPrefix, "NAME"),
+			usage: "start of the names in /dev/shm"},
+
+		{key: "connections_max", value: countValue(&s.ConnectionsMax, 1),
+			usage: "connections at a time; more are refused"},
+		{key: "frame_max", value: bytesValue(&s.FrameBytesMax),
+			usage: "longest frame that a node may send or get"},
+		{key: "inline_max", value: bytesValue(&s.InlineBytesMax),
+			usage: "payloads up to here travel inside the frame"},
+		{key: "outbound_max", value: bytesValue(&s.OutboundBytesMax),
+			usage: "unread bytes of a connection before it is cut off"},
+		{key: "handshake_timeout", value: durationValue(&s.HandshakeTimeout),
+			usage: "time for a new connection to say who it is"},
+		{key: "heartbeat", value: durationValue(&s.HeartbeatInterval),
+			usage: "silence after which a node is asked for a sign of life"},
+		{key: "slow_timeout", value: durationValue(&s.SlowTimeout),
+			usage: "time that a remote node may leave waiting bytes unread"},
+		{key: "drain_timeout", value: durationValue(&s.DrainTimeout),
+			usage: "time that nodes get to end when brokerd is stopped"},
+
+		{key: "log_format", value: choiceValue(&s.LogFormat, logAuto, logJSON, logConsole),
+			usage: "auto: console on a terminal, journal fields under systemd, else json"},
+		{key: "log_level", value: choiceValue(&s.LogLevel, "debug", "info", "warn", "error"),
+			usage: "least level that is logged"},
+	}
+}
+
+// brokerConfig is what the broker package takes. It reads the token file and
+// looks up the group; the error joins everything that is wrong.
+func (s *settings) brokerConfig() (broker.Config, error) {
+	config := s.Config
+	config.Version = versionText()
+	var wrong []error
+	if s.AuthTokenFile != "" {
+		token, err := readToken(s.AuthTokenFile)
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("auth_token_file: %w", err))
+		}
+		config.AuthToken = token
+	} else if !isLoopback(s.Listen) && !s.Insecure {
+		// The broker package would refuse it too, but knows no flags to name.
+		return config, fmt.Errorf("listen: %s can be reached from other machines, and whoever reaches it reads and sends messages; "+
+			"give --auth-token-file FILE, or --insecure if that is meant", s.Listen)
+	}
+	if s.ShmGroup != "" {
+		gid, err := groupID(s.ShmGroup)
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("shm_group: %w", err))
+		}
+		config.ShmGID = gid
+		if s.ShmMode == 0o600 {
+			wrong = append(wrong, errors.New("shm_group: has no effect with shm_mode 0600; set shm_mode 0660 too"))
+		}
+	}
+	if len(wrong) == 0 {
+		if err := config.Validate(); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	return config, errors.Join(wrong...)
+}
+
+// tokenFileBytesMax is more than a token may have, so that a file which is too
+// long is told from one that is not.
+const tokenFileBytesMax = 64 << 10
+
+// readToken reads a token file. White space around the token does not belong to
+// it: editors and echo end a file with a newline.
+func readToken(path string) ([]byte, error) {
+	data, err := readBounded(path, tokenFileBytesMax)
+	if err != nil {
+		return nil, err
+	}
+	token := bytes.TrimSpace(data)
+	if len(token) == 0 {
+		return nil, fmt.Errorf("%s is empty", path)
+	}
+	return token, nil
+}
+
+func groupID(name string) (int, error) {
+	if gid, err := strconv.Atoi(name); err == nil && gid >= 0 {
+		return gid, nil
+	}
+	group, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(group.Gid)
+}
