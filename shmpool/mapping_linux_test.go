@@ -207,9 +207,6 @@ func TestShrunkRegion(t *testing.T) {
 	if !panics(func() { _ = catchFault(func() error { panic("else") }) }) {
 		t.Error("a panic was swallowed")
 	}
-	if !panics(func() { _ = catchFault(func() error { var p *int; *p = 1; return nil }) }) {
-		t.Log("nil dereferences are reported as faults under SetPanicOnFault")
-	}
 }
 
 func TestSlotsMangle(t *testing.T) {

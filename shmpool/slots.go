@@ -56,7 +56,7 @@ type SlotsStats struct {
 // system calls, and Take and Free allocate nothing. It is not safe for
 // concurrent use.
 type Slots struct {
-	classes []slotClass // by size, smallest first
+	classes []*slotClass // by size, smallest first
 	regions map[wire.RegionID]*slotRegion
 }
 
@@ -76,6 +76,7 @@ type freeSlot struct {
 type slotRegion struct {
 	id       wire.RegionID
 	geometry Geometry
+	class    *slotClass
 	mapping  *Mapping // nil in tests of pure state
 	retired  bool
 	used     int
@@ -100,13 +101,13 @@ func (s *Slots) Add(id wire.RegionID, g Geometry, m *Mapping) error {
 	if _, ok := s.regions[id]; ok {
 		return fmt.Errorf("shmpool: add region %d: %w", uint64(id), ErrRegionExists)
 	}
-	r := &slotRegion{id: id, geometry: g, mapping: m, generations: make([]uint32, g.Slots)}
-	s.regions[id] = r
 	class := s.class(g.SlotBytes)
+	r := &slotRegion{id: id, geometry: g, class: class, mapping: m, generations: make([]uint32, g.Slots)}
+	s.regions[id] = r
 	// Room for all slots of the class, so that Free never has to grow the stack.
-	total := int(g.Slots)
+	total := 0
 	for _, other := range s.regions {
-		if other != r && other.geometry.SlotBytes == g.SlotBytes && !other.retired {
+		if other.class == class && !other.retired {
 			total += int(other.geometry.Slots)
 		}
 	}
@@ -120,13 +121,13 @@ func (s *Slots) Add(id wire.RegionID, g Geometry, m *Mapping) error {
 
 // class returns the entry of a slot size, made if it is new.
 func (s *Slots) class(slotBytes uint64) *slotClass {
-	i, ok := slices.BinarySearchFunc(s.classes, slotBytes, func(c slotClass, n uint64) int {
+	i, ok := slices.BinarySearchFunc(s.classes, slotBytes, func(c *slotClass, n uint64) int {
 		return cmp.Compare(c.slotBytes, n)
 	})
 	if !ok {
-		s.classes = slices.Insert(s.classes, i, slotClass{slotBytes: slotBytes})
+		s.classes = slices.Insert(s.classes, i, &slotClass{slotBytes: slotBytes})
 	}
-	return &s.classes[i]
+	return s.classes[i]
 }
 
 // Take returns a free slot that holds n bytes: of the smallest size that fits,
@@ -137,8 +138,7 @@ func (s *Slots) Take(n uint64) (Slot, bool) {
 	if fit == 0 {
 		return Slot{}, false
 	}
-	for i := range s.classes {
-		c := &s.classes[i]
+	for _, c := range s.classes {
 		if c.slotBytes < fit || len(c.free) == 0 {
 			continue
 		}
@@ -176,8 +176,7 @@ func (s *Slots) Free(slot Slot) (drained bool) {
 	if r.retired {
 		return r.used == 0
 	}
-	class := s.class(r.geometry.SlotBytes)
-	class.free = append(class.free, freeSlot{region: r, index: slot.Index})
+	r.class.free = append(r.class.free, freeSlot{region: r, index: slot.Index})
 	return false
 }
 
@@ -263,8 +262,7 @@ func (s *Slots) Remove(id wire.RegionID) (*Mapping, error) {
 
 // forget takes all free slots of a region off their stack.
 func (s *Slots) forget(r *slotRegion) {
-	class := s.class(r.geometry.SlotBytes)
-	class.free = slices.DeleteFunc(class.free, func(f freeSlot) bool { return f.region == r })
+	r.class.free = slices.DeleteFunc(r.class.free, func(f freeSlot) bool { return f.region == r })
 }
 
 // Empty appends the regions that have no slot in use to dst, in order of their
