@@ -141,7 +141,11 @@ func (m *Inputs) decode(r *reader) {
 	}
 	r.list = "items"
 	for r.item = 0; r.item < n && r.err == nil; r.item++ {
-		m.Items = append(m.Items, Input{})
+		if len(m.Items) == cap(m.Items) {
+			m.Items = append(m.Items, Input{})
+		} else {
+			m.Items = m.Items[:len(m.Items)+1] // decode writes every field
+		}
 		m.Items[r.item].decode(r)
 	}
 	r.item = -1
