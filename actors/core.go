@@ -2,6 +2,8 @@ package actors
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,6 +31,7 @@ type core struct {
 	timers    timerHeap
 	stock     stock
 	dirty     []*session
+	windows   []*output // whose window may have grown since the last flush
 	poolOut   []poolRequest
 	parseOut  []parseRequest
 	statusFor []statusRequest // waiting for the pool's sums
@@ -176,6 +179,12 @@ const outBytesKept = 256 << 10
 // connection. The shell calls it when it has no more events at hand, which is
 // what bundles messages under load and costs nothing without it.
 func (c *core) flush(now time.Time) {
+	for _, o := range c.windows {
+		o.touched = false
+		c.updateFlow(o, false)
+	}
+	clear(c.windows)
+	c.windows = c.windows[:0]
 	// Delivering may settle messages and so make further sessions dirty; those
 	// are appended and served in the same pass.
 	for i := 0; i < len(c.dirty); i++ {
@@ -286,7 +295,8 @@ func (c *core) drained() bool {
 func (c *core) stop(now time.Time) {
 	c.draining = true
 	c.flush(now)
-	for _, s := range c.sessions {
+	for _, id := range slices.Sorted(maps.Keys(c.sessions)) {
+		s := c.sessions[id]
 		c.refuse(now, s, wire.Errorf(wire.CodeShuttingDown, "the broker has stopped"))
 	}
 	c.flush(now)

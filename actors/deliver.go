@@ -18,7 +18,7 @@ func (c *core) next(now time.Time, s *session, m *wire.Next) *wire.Error {
 		s.flight -= d.inline
 		e := d.edge
 		if e.out--; e.policy == wire.PolicyBlock && e.source != nil {
-			c.updateFlow(e.source, false)
+			c.touchFlow(e.source)
 		}
 	}
 	s.limit = m.Limit
@@ -64,7 +64,7 @@ const (
 
 // deliver hands over what waits, as far as the credits go: step 6.
 func (c *core) deliver(now time.Time, s *session) {
-	for s.delivered < s.limit && s.held < c.cfg.HeldMessagesMax && !s.copying {
+	for s.delivered < s.limit && s.held < c.cfg.HeldMessagesMax && s.copying == nil {
 		e := s.nextReady()
 		if e == nil {
 			break
@@ -164,7 +164,7 @@ func (c *core) announceClosed(s *session) {
 	}
 	kept := s.closings[:0]
 	for _, e := range s.closings {
-		if e.queue.len() > 0 || s.copying {
+		if e.queue.len() > 0 || s.copying != nil {
 			kept = append(kept, e)
 			continue
 		}
@@ -180,7 +180,7 @@ func (c *core) announceClosed(s *session) {
 // node, or the order would be lost.
 func (c *core) copyPayload(s *session, e *edge) {
 	m := e.popQueue()
-	s.copying = true
+	s.copying = e
 	c.poolOut = append(c.poolOut, poolRequest{
 		kind: poolRead, session: s.id, region: m.region.id,
 		offset: m.offset, length: m.length, message: m, edge: e,
@@ -204,6 +204,6 @@ func (c *core) payloadRead(now time.Time, rep *poolReply) {
 		c.deliverItem(now, s, e, m, rep.payload)
 		c.endInputs(s)
 	}
-	s.copying = false
+	s.copying = nil
 	c.touch(s)
 }

@@ -42,6 +42,7 @@ type output struct {
 	epoch     uint32
 	published uint64
 	window    uint64 // as the sender knows it
+	touched   bool   // listed in core.windows
 	receivers uint32 // as the sender knows it
 	largest   uint64 // inline bytes of recent messages, to bound what a window may bring
 }

@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -125,6 +126,7 @@ func (c *core) join(now time.Time, s *session) {
 	s.state = sessionJoined
 	s.outputs, s.inputs = slices.Clone(n.outputs), slices.Clone(n.inputs)
 	s.conn.Established(s.local)
+	c.send(s, &wire.Ready{Local: s.local, Reason: s.remoteReason})
 	c.send(s, n.ports())
 	for i, o := range n.outputs {
 		o.index, o.ended = wire.OutputIndex(i), false
@@ -135,13 +137,11 @@ func (c *core) join(now time.Time, s *session) {
 		for _, e := range o.edges {
 			c.cancelClosing(e)
 		}
-		c.updateFlow(o, true)
+		c.updateFlow(o, true) // the first flow is what lets the node publish
 	}
 	for i, e := range s.inputs {
 		c.attachEdge(now, s, e, i)
 	}
-	// Ready is last: whoever has read it knows windows, epochs and regions.
-	c.send(s, &wire.Ready{Local: s.local, Reason: s.remoteReason})
 	c.logNode(s, "node joined", zap.Bool("local", s.local), zap.String("remote_reason", s.remoteReason), zap.String("client", s.client))
 }
 
@@ -210,7 +210,7 @@ func (c *core) detachEdge(now time.Time, s *session, e *edge, reason wire.DropRe
 		c.drop(now, e, e.popQueue(), reason)
 		lost++
 	}
-	e.sess, e.ready, e.closing = nil, false, ""
+	e.sess, e.out, e.ready, e.closing = nil, 0, false, ""
 	if e.timer != nil {
 		c.timers.disarm(e.timer)
 	} else {
@@ -224,6 +224,7 @@ func (c *core) detachEdge(now time.Time, s *session, e *edge, reason wire.DropRe
 func (c *core) dropUnconsumed(now time.Time, s *session, reason wire.DropReason) (lost uint64) {
 	for ; s.unconsumed.len() > 0; lost++ {
 		d := s.unconsumed.pop()
+		d.edge.stats.delivered--
 		c.drops.add(d.edge, reason, dropped{
 			count: 1, bytes: d.bytes, seqFirst: d.seq, seqLast: d.seq,
 			age: max(0, time.Duration(now.UnixNano()-d.timeNS)),
@@ -259,12 +260,7 @@ func (n *node) dropClosedPorts() {
 }
 
 func keys[V any](m map[string]V) []string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(m))
 }
 
 // list puts names into an error text.

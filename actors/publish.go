@@ -46,7 +46,7 @@ func (c *core) publish(now time.Time, s *session, p *wire.Publish, owned bool) *
 	c.route(now, o, m, p.Epoch)
 	c.unref(m)
 	if o.window != wire.WindowUnlimited {
-		c.updateFlow(o, false)
+		c.touchFlow(o)
 	}
 	return nil
 }
@@ -153,6 +153,14 @@ func (c *core) unref(m *message) {
 		}
 	}
 	c.stock.recycle(m)
+}
+
+// touchFlow lists an output whose window may have grown for the next flush.
+func (c *core) touchFlow(o *output) {
+	if !o.touched {
+		o.touched = true
+		c.windows = append(c.windows, o)
+	}
 }
 
 // updateFlow tells a sender what has changed about the receivers of an output.

@@ -60,8 +60,12 @@ func (c *core) regionGranted(rep *poolReply) {
 		if code == wire.CodeInternal {
 			code = wire.CodeNoMemory
 		}
-		c.send(s, &wire.RegionDenied{Request: rep.request, Code: code, Text: clip(rep.err.Error()+c.holders(s), wire.TextBytesMax)})
-		c.journal.warn("region denied", zap.String("dataflow", s.node.flow.name), zap.String("node", s.node.id), zap.Error(rep.err), zap.String("held_by", c.holders(s)))
+		text, holders := rep.err.Error(), c.holders(s)
+		if holders != "" {
+			text += "; " + holders
+		}
+		c.send(s, &wire.RegionDenied{Request: rep.request, Code: code, Text: clip(text, wire.TextBytesMax)})
+		c.journal.warn("region denied", zap.String("dataflow", s.node.flow.name), zap.String("node", s.node.id), zap.Error(rep.err), zap.String("held_by", holders))
 		return
 	}
 	r := &region{id: rep.region, name: rep.name, geometry: rep.geometry, owner: s}
@@ -300,7 +304,7 @@ func (c *core) holders(s *session) string {
 	if worst == nil {
 		return ""
 	}
-	return fmt.Sprintf("; %s holds %d of its messages, %d bytes", worst.to, worst.holds.n, worst.holds.bytes)
+	return fmt.Sprintf("%s holds %d of its messages, %d bytes", worst.to, worst.holds.n, worst.holds.bytes)
 }
 
 // clip shortens a text for the wire without splitting a character.

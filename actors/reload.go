@@ -43,15 +43,15 @@ func (c *core) applyFlow(now time.Time, def *dataflow.Flow, owner ConnID) {
 			changed[f.nodes[nd.ID]] = true
 		}
 	}
-	c.attachNewPorts(now, changed)
+	c.attachNewPorts(now, f, changed)
 }
 
 // attachNewPorts tells the connected nodes among changed about their ports, and
 // joins what was added to their sessions.
-func (c *core) attachNewPorts(now time.Time, changed map[*node]bool) {
-	for n := range changed {
+func (c *core) attachNewPorts(now time.Time, f *flow, changed map[*node]bool) {
+	for _, n := range f.sorted() {
 		s := n.sess
-		if s == nil {
+		if s == nil || !changed[n] {
 			continue
 		}
 		c.send(s, n.ports())
@@ -60,11 +60,12 @@ func (c *core) attachNewPorts(now time.Time, changed map[*node]bool) {
 			o.index, o.ended = wire.OutputIndex(i), false
 			o.published, o.window, o.receivers = 0, wire.WindowUnlimited, 0
 			s.outputs = append(s.outputs, o)
+			c.updateFlow(o, true)
 		}
 	}
-	for n := range changed {
+	for _, n := range f.sorted() {
 		s := n.sess
-		if s == nil {
+		if s == nil || !changed[n] {
 			continue
 		}
 		for i := len(s.inputs); i < len(n.inputs); i++ {

@@ -45,8 +45,8 @@ type session struct {
 	closings                   []*edge     // edges that owe an InputClosed
 	held                       int         // holds in the token table
 	opened                     map[*region]struct{}
-	copying                    bool // a payload is being read for this session
-	framing                    bool // out ends in an Inputs frame that is not complete
+	copying                    *edge // a payload is being read for this input; nil: none
+	framing                    bool  // out ends in an Inputs frame that is not complete
 	frameStart                 int
 
 	// As a sender.
