@@ -43,8 +43,16 @@ func (h shmHolder) verify(o *object, header []byte, size uint64) error {
 	// When its mmap fails, shm unlinks the name, closes its descriptor, and returns
 	// a Memory without a mapping and no error. Reading from that would be a nil
 	// dereference, so the link count has to be looked at first.
+	st, err := o.stat()
+	if err != nil {
+		return err
+	}
+	if st.Nlink == 0 {
+		return fmt.Errorf("alloc: %s, %d bytes: %w: its mmap failed (out of address space, or of vm.max_map_count)",
+			o.path, size, errShmMapping)
+	}
 	if err := verifyFile(o, size); err != nil {
-		return fmt.Errorf("%w: %w", errShmMapping, err)
+		return err
 	}
 	got := make([]byte, len(header))
 	if _, err := h.memory.ReadAt(got, 0); err != nil {

@@ -65,6 +65,10 @@ func (o *object) allocate(bytes uint64) error {
 	if free, err := Free(); err == nil && free < bytes {
 		return o.full(bytes)
 	}
+	return o.fallocate(bytes)
+}
+
+func (o *object) fallocate(bytes uint64) error {
 	for done := uint64(0); done < bytes; {
 		n := min(bytes-done, fallocateChunkBytes)
 		err := retry(func() error { return unix.Fallocate(o.fd, 0, int64(done), int64(n)) })
