@@ -29,7 +29,7 @@ type session struct {
 	reason  string // why not local
 	memory  *memory
 	probe   *shmpool.Probe // nil unless local
-	ports   *wire.Ports // the first; valid until run
+	ports   *wire.Ports    // the first; valid until run
 	begun   time.Time
 	workers sync.WaitGroup
 
@@ -196,11 +196,20 @@ func (s *session) run() error {
 				return cause // the writer or Close found it first
 			}
 			if errors.Is(err, wire.ErrProtocol) || errors.Is(err, wire.ErrWrongState) {
-				s.link.send(wire.ErrorFor(err))
+				s.complain(err)
 			}
 			return err
 		}
 	}
+}
+
+// complain tells the broker which rule it broke, for its log. The connection ends
+// right after, so the message has to be out first.
+func (s *session) complain(err error) {
+	ctx, cancel := context.WithTimeout(s.n.life, closeTimeout)
+	defer cancel()
+	s.link.send(wire.ErrorFor(err))
+	_ = s.link.waitIdle(ctx) // a broker that does not read misses it
 }
 
 // handle lists every message that a broker may send to an established node.
