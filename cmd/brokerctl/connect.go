@@ -99,12 +99,12 @@ func (t *tool) explain(err error) error {
 			"No broker answers at %s. Start one:\n"+
 			"    brokerd                    here, in the foreground\n"+
 			"    systemctl start brokerd    as a service\n"+
-			"or name another address: --addr HOST:PORT, or %s.", err, t.address(), node.EnvAddr)}
+			"or name another address: --addr HOST:PORT, or %s", err, t.address(), node.EnvAddr)}
 	case errors.Is(err, control.ErrClosed):
 		return &exitError{code: exitUnreachable, err: fmt.Errorf("the broker at %s is gone: %w", t.address(), err)}
 	case errors.Is(err, wire.ErrAuth):
 		return &exitError{code: exitFailed, err: fmt.Errorf("%w\n"+
-			"The broker wants a token: --auth-token-file FILE, or %s.", err, node.EnvAuthTokenFile)}
+			"The broker wants a token: --auth-token-file FILE, or %s", err, node.EnvAuthTokenFile)}
 	case errors.Is(err, wire.ErrBadDataflow):
 		return configError(err)
 	}

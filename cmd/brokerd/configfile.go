@@ -81,7 +81,7 @@ func (r *configReader) read(data []byte) {
 			continue
 		}
 		if i > 0 {
-			r.report(document.Body.GetToken(), "a second document in the file", "")
+			r.report(startOf(document.Body), "a second document in the file", "")
 			return
 		}
 		r.document(document.Body)
@@ -179,9 +179,22 @@ func (r *configReader) text(o option, node ast.Node) (string, bool) {
 	case *ast.NullNode:
 		r.report(node.GetToken(), o.key+" has no value", "remove the line to have the default")
 	default:
-		r.report(node.GetToken(), fmt.Sprintf("%s takes a plain value (%s)", o.key, o.value.kind()), "")
+		r.report(startOf(node), fmt.Sprintf("%s takes a plain value (%s)", o.key, o.value.kind()), "")
 	}
 	return "", false
+}
+
+// startOf is where a node begins: the token of a mapping is its first colon.
+func startOf(node ast.Node) *token.Token {
+	switch node := node.(type) {
+	case *ast.MappingNode:
+		if !node.IsFlowStyle && len(node.Values) > 0 {
+			return startOf(node.Values[0])
+		}
+	case *ast.MappingValueNode:
+		return node.Key.GetToken()
+	}
+	return node.GetToken()
 }
 
 func (r *configReader) report(at *token.Token, message, suggestion string) {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"go.uber.org/zap/zapcore"
@@ -103,6 +105,10 @@ func journalText(value any) string {
 	switch value := value.(type) {
 	case string:
 		return value
+	case time.Duration: // in the unit of the JSON line
+		return strconv.FormatFloat(value.Seconds(), 'f', -1, 64)
+	case time.Time:
+		return value.UTC().Format(time.RFC3339Nano)
 	case []any:
 		if text, err := json.Marshal(value); err == nil {
 			return string(text)

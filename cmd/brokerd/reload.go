@@ -34,8 +34,8 @@ func (s *service) reload() {
 		s.log.Error("reload failed", zap.Error(err))
 		return
 	}
-	s.flows = flows
-	s.log.Info("reloaded", zap.Int("dataflows", len(flows)), zap.Strings("changes", changes))
+	// What the changes are, the broker has logged.
+	s.log.Info("reloaded", zap.Int("dataflows", len(flows)), zap.Int("changes", len(changes)))
 }
 
 func logWarnings(log *zap.Logger, warnings []dataflow.Warning) {

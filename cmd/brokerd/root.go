@@ -50,7 +50,7 @@ func newRootCommand() *cobra.Command {
 		Args:  noArguments,
 	}
 	asServe(serve)
-	root.AddCommand(serve, newConfigCommand(), newCheckCommand(), newVersionCommand())
+	root.AddCommand(serve, newConfigCommand(), newCheckCommand(), newVersionCommand(), newDemoCommand())
 	return root
 }
 

@@ -14,7 +14,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/brokerd/brokerd/broker"
-	"github.com/brokerd/brokerd/dataflow"
 )
 
 const (
@@ -34,7 +33,6 @@ type service struct {
 	log      *zap.Logger
 	broker   *broker.Broker
 	notifier *notifier
-	flows    []*dataflow.Flow // those in force
 	signals  chan os.Signal
 	ended    chan error // what Run of the broker returned
 }
@@ -65,7 +63,6 @@ func serve(command *cobra.Command, flags *flagLayer) error {
 		config:   config,
 		log:      log,
 		notifier: newNotifier(log),
-		flows:    flows,
 		// Room for what a hasty operator sends while a reload is under way; more
 		// of the same would not change anything.
 		signals: make(chan os.Signal, 8),
