@@ -21,6 +21,10 @@ var ErrPeerGone = errors.New("peer closed the connection without goodbye")
 // errUnresponsive is why a silent remote peer was disconnected.
 var errUnresponsive = fmt.Errorf("%w: no sign of life", wire.ErrTimeout)
 
+// longBodyBytes is the length from which a body is not left to the session's own
+// decoder.
+const longBodyBytes = 256 << 10
+
 // stage is how far the handshake has come.
 type stage uint8
 
@@ -195,7 +199,11 @@ func (s *session) frame(body []byte, owned bool) error {
 	if !owned {
 		return s.batch.Add(body, s.dec)
 	}
-	m, err := s.dec.Decode(body)
+	decoder := s.dec
+	if len(body) > longBodyBytes {
+		decoder = wire.NewDecoder() // ours would hold on to the body until the next one
+	}
+	m, err := decoder.Decode(body)
 	if err == nil {
 		s.batch.AddMessage(m, true)
 	} else if errors.Is(err, wire.ErrUnknownOptional) {
