@@ -51,8 +51,11 @@ func Run(ctx context.Context, o Options) error {
 	checks := r.watch.verdict()
 	r.detach()
 	checks = append(checks, r.checkMemory())
-	r.elapsed = r.elapsed.Round(time.Millisecond)
-	failed := writeSummary(o.Out, r.watch.snapshot(r.elapsed, "", true), checks)
+	summary := r.watch.snapshot(r.elapsed, "", true)
+	if failure != nil && summary.Frames == 0 {
+		return r.explain(failure) // nothing ran that could be summed up
+	}
+	failed := writeSummary(o.Out, summary, checks)
 	if len(asked) > 0 {
 		failure = errors.Join(failure, fmt.Errorf("did not end on the broker's Stop: %s", strings.Join(asked, ", ")))
 	}
@@ -109,8 +112,13 @@ func (r *runner) attach(ctx context.Context) error {
 	}
 	r.client = client
 	r.instance = client.Welcome().Instance
-	request := wire.LoadRequest{Name: r.name, YAML: Flow, Owner: true}
+	request := wire.LoadRequest{Name: r.name, YAML: flowNamed(r.name), Owner: true}
 	return client.Call(ctx, wire.VerbLoad, request, nil)
+}
+
+// flowNamed returns the dataflow under another name than the file's.
+func flowNamed(name string) string {
+	return strings.Replace(Flow, "\nname: demo\n", "\nname: "+name+"\n", 1)
 }
 
 // follow listens to the drop log of a broker that runs already.
@@ -200,8 +208,7 @@ func (r *runner) show(ctx context.Context) error {
 		if err := r.refresh(ctx); err != nil && ctx.Err() == nil {
 			return err
 		}
-		phase := "running"
-		snapshot := r.watch.snapshot(time.Since(r.started), phase, false)
+		snapshot := r.watch.snapshot(time.Since(r.started), "running", false)
 		if snapshot.Sink.EdgesVerified == 0 {
 			snapshot.Phase = "starting"
 		}

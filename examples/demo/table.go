@@ -38,18 +38,22 @@ func newTable(out io.Writer, interrupt func()) *liveTable {
 
 func (t *liveTable) update(s Snapshot) { t.program.Send(s) }
 
-// close leaves the last table on the screen.
+// close takes the table off the screen: the summary has all of it.
 func (t *liveTable) close() {
-	t.program.Quit()
+	t.program.Send(tableOver{})
 	t.done.Wait()
 }
+
+// tableOver ends the table.
+type tableOver struct{}
 
 // tableModel draws a snapshot.
 type tableModel struct {
 	interrupt func()
 	width     int
 	snapshot  Snapshot
-	ending    bool
+	ending    bool // Ctrl-C was pressed
+	over      bool
 }
 
 // Init has nothing to begin with.
@@ -62,6 +66,9 @@ func (m *tableModel) Update(message tea.Msg) (tea.Model, tea.Cmd) {
 		m.snapshot = message
 	case tea.WindowSizeMsg:
 		m.width = message.Width
+	case tableOver:
+		m.over = true
+		return m, tea.Quit
 	case tea.KeyPressMsg:
 		switch message.String() {
 		case "ctrl+c", "q", "esc":
@@ -96,6 +103,9 @@ const (
 
 // View draws.
 func (m *tableModel) View() tea.View {
+	if m.over {
+		return tea.NewView("")
+	}
 	s := m.snapshot
 	phase := s.Phase
 	if m.ending {
@@ -145,5 +155,8 @@ func (m *tableModel) table() string {
 		cells[columnDropped] = fmt.Sprint(e.Dropped)
 		t.Row(cells...)
 	}
-	return t.Render()
+	if rendered := t.Render(); lipgloss.Width(rendered) <= m.width {
+		return rendered
+	}
+	return t.Width(m.width).Render()
 }
