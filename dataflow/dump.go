@@ -95,7 +95,7 @@ func holdText(in Input) string {
 // is made of harmless characters and starts with a letter that cannot make it a
 // number, a truth value or nothing; quoted otherwise.
 func scalarText(s string) string {
-	if s == "" || !isLetter(s[0]) && s[0] != '/' && s[0] != '_' {
+	if s == "" || !isLetter(s[0]) && s[0] != '/' && s[0] != '_' && !strings.HasPrefix(s, "./") && !strings.HasPrefix(s, "../") {
 		return strconv.Quote(s)
 	}
 	for _, c := range s {

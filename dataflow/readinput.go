@@ -2,16 +2,21 @@ package dataflow
 
 import (
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/brokerd/brokerd/wire"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
+
+	"github.com/brokerd/brokerd/wire"
 )
 
 const (
-	inputForm = "write  inputs:  and below it  image: camera/image"
-	holdForm  = "write a time with its unit, such as 5s or 500ms, or never"
+	inputForm  = "write  inputs:  and below it  image: camera/image"
+	sourceForm = "a source is node/output, or a timer such as timer/millis/100"
+	holdForm   = "write a time with its unit, such as 5s or 500ms, or never"
 )
 
 // sourceRef is a source that resolve still has to find.
@@ -22,7 +27,7 @@ type sourceRef struct {
 
 // nodeInputs reads the mapping of inputs.
 func (r *reader) nodeInputs(n *Node, index int, e entry) {
-	if absent(r.plain(e.value)) {
+	if absent(e.value) {
 		return
 	}
 	list, ok := r.mapping(e.value, e.at, "inputs", inputForm)
@@ -50,7 +55,10 @@ func (r *reader) nodeInputs(n *Node, index int, e entry) {
 // the source stands. A source that cannot be read stays empty.
 func (r *reader) input(item entry) (in Input, at place) {
 	in = Input{QueueSize: QueueSizeDefault, Policy: PolicyDefault, HoldTimeout: HoldTimeoutDefault}
-	value := r.plain(item.value)
+	value, ok := r.plain(item.value)
+	if !ok {
+		return in, item.at
+	}
 	switch value.(type) {
 	case *ast.MappingNode, *ast.MappingValueNode:
 	default:
@@ -82,30 +90,43 @@ func (r *reader) input(item entry) (in Input, at place) {
 // queueSize reads a whole number of messages. A wrong one yields the default.
 func (r *reader) queueSize(e entry) int {
 	form := fmt.Sprintf("write a whole number from %d to %d", QueueSizeMin, QueueSizeMax)
-	value := r.plain(e.value)
-	number, ok := value.(*ast.IntegerNode)
+	value, ok := r.plain(e.value)
 	if !ok {
-		if s, ok := r.scalar(value, e.at, e.key, form); ok {
-			r.problem(s.at, fmt.Sprintf("%s must be a whole number, but this is %s", e.key, r.kind(value)), form)
-		}
 		return QueueSizeDefault
 	}
-	size, ok := wholeNumber(number)
-	if !ok || size < QueueSizeMin || size > QueueSizeMax {
-		r.problem(where(value), fmt.Sprintf("%s %s is out of range", e.key, quote(number.GetToken().Value)), form)
-		return QueueSizeDefault
+	size, whole := wholeNumber(value)
+	switch {
+	case !whole:
+		r.wrongKind(value, e.at, e.key, "a whole number", form)
+	case size < QueueSizeMin || size > QueueSizeMax:
+		r.problem(where(value), fmt.Sprintf("%s %s is out of range", e.key, quote(value.GetToken().Value)), form)
+	default:
+		return int(size)
 	}
-	return int(size)
+	return QueueSizeDefault
 }
 
-func wholeNumber(n *ast.IntegerNode) (int64, bool) {
-	switch v := n.Value.(type) {
-	case int64:
-		return v, true
-	case uint64:
-		return int64(v), v <= 1<<62
+// wholeNumber returns the value of a number without quotes and fraction; one
+// that does not fit is as far as int64 goes.
+func wholeNumber(n ast.Node) (int64, bool) {
+	switch v := n.(type) {
+	case *ast.IntegerNode:
+		switch i := v.Value.(type) {
+		case int64:
+			return i, true
+		case uint64:
+			return int64(min(i, math.MaxInt64)), true
+		}
+	case *ast.StringNode: // the YAML library makes text of numbers past 64 bits
+		if v.Token.Type == token.StringType && allDigits(strings.TrimLeft(v.Value, "+-")) {
+			return math.MaxInt64, true
+		}
 	}
 	return 0, false
+}
+
+func allDigits(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
 // policies are the spellings of policies; those with _ are dora's.
@@ -168,7 +189,7 @@ func (r *reader) holdTimeout(e entry) time.Duration {
 	d, err := time.ParseDuration(s.text)
 	fault := ""
 	switch {
-	case err != nil && !s.isText():
+	case err != nil && !math.IsNaN(number(s.text)):
 		fault = "has no unit"
 	case err != nil:
 		fault = "is not a time"
@@ -184,6 +205,15 @@ func (r *reader) holdTimeout(e entry) time.Duration {
 		return HoldTimeoutDefault
 	}
 	return d
+}
+
+// number returns the number that a text is, or NaN.
+func number(s string) float64 {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return math.NaN()
+	}
+	return f
 }
 
 // source reads node/output or a timer. A fault is reported and yields an empty
@@ -204,6 +234,8 @@ func (r *reader) source(s scalar) Source {
 	}
 	fault := ""
 	switch {
+	case !ok && idFault(node) == "":
+		return Source{Node: node, Text: s.text} // resolve knows what could follow
 	case !ok:
 		fault = "there is no /"
 	case strings.Contains(output, "/"):
@@ -216,7 +248,7 @@ func (r *reader) source(s scalar) Source {
 	if fault == "" {
 		return Source{Node: node, Output: output, Text: s.text}
 	}
-	suggestion := "a source is node/output, or a timer such as timer/millis/100"
+	suggestion := sourceForm
 	if bare := strings.Trim(s.text, "` \t\n"); bare != s.text && strings.Count(bare, "/") == 1 {
 		suggestion = "did you mean " + bare + "?"
 	}

@@ -144,9 +144,9 @@ func (r *reader) shell(n *Node, path, args entry, hasArgs bool) {
 // args reads the arguments: a list, or one text that is split like a shell does.
 func (r *reader) args(e entry) ([]string, bool) {
 	const form = `write  args: --fps 30  or  args: [--fps, "30"]`
-	value := r.plain(e.value)
-	if absent(value) {
-		return nil, true
+	value, ok := r.plain(e.value)
+	if !ok || absent(value) {
+		return nil, ok
 	}
 	if _, isList := value.(*ast.SequenceNode); !isList {
 		s, ok := r.scalar(value, e.at, "args", form)
@@ -180,7 +180,7 @@ func (r *reader) args(e entry) ([]string, bool) {
 
 // nodeOutputs reads the list of outputs.
 func (r *reader) nodeOutputs(n *Node, index int, e entry) {
-	if absent(r.plain(e.value)) {
+	if absent(e.value) {
 		return
 	}
 	values, ok := r.list(e.value, e.at, "outputs", outputForm)

@@ -34,14 +34,17 @@ func (r *reader) resolve(flow *Flow) {
 			r.unknownSource(idx, ref, src)
 		}
 	}
+	if len(r.problems) > 0 {
+		return // what else looks odd may come of them
+	}
 	for _, o := range r.outputs {
 		id := flow.Nodes[o.node].ID
-		if id != "" && !read[Source{Node: id, Output: o.output}] {
+		if !read[Source{Node: id, Output: o.output}] {
 			r.warn(o.at, fmt.Sprintf("nobody reads the output %s/%s", id, o.output), "")
 		}
 	}
 	for _, n := range flow.Nodes {
-		if n.ID != "" && len(n.Inputs) == 0 && len(n.Outputs) == 0 {
+		if len(n.Inputs) == 0 && len(n.Outputs) == 0 {
 			r.warn(r.nodeAt[n.ID], fmt.Sprintf("the node %s has neither inputs nor outputs", n.ID), "")
 		}
 	}
@@ -60,7 +63,16 @@ func (r *reader) unknownSource(idx index, ref sourceRef, src Source) {
 		r.more++
 		return
 	}
-	if i, ok := idx.nodes[src.Node]; ok {
+	i, known := idx.nodes[src.Node]
+	switch {
+	case src.Output == "":
+		suggestion := sourceForm
+		if known && len(idx.flow.Nodes[i].Outputs) > 0 {
+			suggestion = "did you mean " + src.Node + "/" + idx.flow.Nodes[i].Outputs[0] + "?"
+		}
+		r.problem(ref.at, fmt.Sprintf("%s is not a source: there is no /", quote(src.Text)), suggestion)
+		return
+	case known:
 		message := fmt.Sprintf("the node %s has no output %s", src.Node, quote(src.Output))
 		r.problem(ref.at, message, outputSuggestion(&idx.flow.Nodes[i], src.Output))
 		return

@@ -15,6 +15,8 @@ var syntaxHints = []struct{ part, message, suggestion string }{
 	{"could not find flow mapping end token", "'{' is not closed", "add the missing '}'"},
 	{"corresponding to ']'", "']' without '['", ""},
 	{"corresponding to '}'", "'}' without '{'", ""},
+	{"',' or ']' must be specified", "a ',' or ']' is missing before this", ""},
+	{"',' or '}' must be specified", "a ',' or '}' is missing before this", ""},
 	{"non-map value is specified", "expected key: value", "check the indentation and the colon"},
 	{"unexpected key name", "expected key: value", "add the missing colon, with a space behind it"},
 	{"block sequence entries are not allowed", "a list cannot start here", "start it on the next line"},
@@ -24,6 +26,11 @@ var syntaxHints = []struct{ part, message, suggestion string }{
 // syntax notes an error of YAML itself.
 func (r *reader) syntax(at place, message string) {
 	message, _, _ = strings.Cut(message, "\n")
+	at = r.clamp(at)
+	if strings.Contains(message, "mapping value is not allowed") && strings.Count(r.lines[at.line-1], ":") < 2 {
+		r.problem(at, "not valid YAML: the next line is indented differently", "keys that belong together start in the same column")
+		return
+	}
 	suggestion := ""
 	for _, h := range syntaxHints {
 		if strings.Contains(message, h.part) {

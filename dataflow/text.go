@@ -40,21 +40,34 @@ func (r *reader) decode(data []byte) bool {
 	r.text = text
 	r.lines = strings.Split(text, "\n")
 	for i, line := range r.lines {
-		for at, c := range line {
-			_, size := utf8.DecodeRuneInString(line[at:])
-			here := place{i + 1, utf8.RuneCountInString(line[:at]) + 1}
-			if c == utf8.RuneError && size == 1 {
-				r.lines[i] = strings.ToValidUTF8(line, "\uFFFD")
-				r.problem(here, "the file is not UTF-8 text", "save it as UTF-8")
-				return false
-			}
-			if c < ' ' && c != '\t' || c == 0x7f {
-				r.problem(here, fmt.Sprintf("control character %U", c), "remove it")
-				return false
-			}
+		at, c, fault := firstFault(line)
+		if fault == "" {
+			continue
 		}
+		r.lines[i] = strings.ToValidUTF8(line, "\uFFFD")
+		if c == utf8.RuneError {
+			r.problem(place{i + 1, at}, fault, "save it as UTF-8")
+		} else {
+			r.problem(place{i + 1, at}, fault, "remove it")
+		}
+		return false
 	}
 	return true
+}
+
+// firstFault finds the first character of a line that is not text, and its
+// column.
+func firstFault(line string) (col int, c rune, fault string) {
+	for i, c := range line {
+		col++
+		switch {
+		case c == utf8.RuneError && !strings.HasPrefix(line[i:], "\uFFFD"):
+			return col, c, "the file is not UTF-8 text"
+		case c < ' ' && c != '\t' || c == 0x7f:
+			return col, c, fmt.Sprintf("control character %U", c)
+		}
+	}
+	return 0, 0, ""
 }
 
 // problem notes an error at a place of the file.
@@ -117,30 +130,48 @@ const excerptRunes = 100
 // excerpt returns the line and, below it, a caret under column col. A long line
 // is cut around the caret.
 func excerpt(line string, col int) string {
-	runes := []rune(strings.ReplaceAll(line, "\t", " "))
-	at := min(col-1, len(runes))
-	from := 0
-	if len(runes) > excerptRunes {
-		from = min(max(at-excerptRunes/2, 0), len(runes)-excerptRunes)
+	// Byte offsets, so that a line of a megabyte is not copied for each finding.
+	at := forward(line, 0, col-1)
+	from, before := at, 0
+	for from > 0 && before < excerptRunes {
+		_, size := utf8.DecodeLastRuneInString(line[:from])
+		from -= size
+		before++
 	}
-	to := min(from+excerptRunes, len(runes))
-	shown := string(runes[from:to])
-	pad := at - from
+	to := forward(line, at, excerptRunes)
+	if after := utf8.RuneCountInString(line[at:to]); before+after > excerptRunes {
+		keep := max(excerptRunes/2, excerptRunes-after)
+		if before > keep {
+			from = forward(line, from, before-keep)
+			before = keep
+		}
+		to = forward(line, at, excerptRunes-before)
+	}
+	shown := strings.ReplaceAll(line[from:to], "\t", " ")
 	if from > 0 {
 		shown = "…" + shown
-		pad++
+		before++
 	}
-	if to < len(runes) {
+	if to < len(line) {
 		shown += "…"
 	}
-	return strings.TrimRight(shown, " ") + "\n" + strings.Repeat(" ", pad) + "^"
+	return strings.TrimRight(shown, " ") + "\n" + strings.Repeat(" ", before) + "^"
+}
+
+// forward returns the offset n characters after offset at, or the end.
+func forward(s string, at, n int) int {
+	for ; n > 0 && at < len(s); n-- {
+		_, size := utf8.DecodeRuneInString(s[at:])
+		at += size
+	}
+	return at
 }
 
 // quote shows a text of the file in a message: short, and on one line.
 func quote(s string) string {
 	const show = 60
-	if utf8.RuneCountInString(s) > show {
-		s = string([]rune(s)[:show]) + "…"
+	if end := forward(s, 0, show); end < len(s) {
+		s = s[:end] + "…"
 	}
 	return fmt.Sprintf("%q", s)
 }

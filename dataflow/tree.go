@@ -26,8 +26,8 @@ func (c collector) Visit(n ast.Node) ast.Visitor {
 
 // plain follows anchors and aliases to the value behind them. The value of an
 // alias is not copied, and the format has few levels, so that aliases of aliases
-// cannot multiply.
-func (r *reader) plain(n ast.Node) ast.Node {
+// cannot multiply. An alias that leads nowhere is reported; ok is false then.
+func (r *reader) plain(n ast.Node) (value ast.Node, ok bool) {
 	for range depthMax {
 		switch v := n.(type) {
 		case *ast.AnchorNode:
@@ -35,16 +35,16 @@ func (r *reader) plain(n ast.Node) ast.Node {
 		case *ast.AliasNode:
 			a, ok := r.behind(v)
 			if !ok {
-				r.problem(where(v), fmt.Sprintf("nothing before this line has the anchor &%s", v.Value.GetToken().Value), "")
-				return nil
+				r.problem(where(v), fmt.Sprintf("no anchor &%s before this alias", v.Value.GetToken().Value), "")
+				return nil, false
 			}
 			n = a.value
 		default:
-			return n
+			return n, true
 		}
 	}
 	r.problem(where(n), "an alias that stands for itself", "")
-	return nil
+	return nil, false
 }
 
 // behind returns the last anchor of that name before the alias.
@@ -66,7 +66,7 @@ type entry struct {
 }
 
 // kind says what a value is, in the words of messages.
-func (r *reader) kind(n ast.Node) string {
+func kind(n ast.Node) string {
 	switch n.(type) {
 	case nil, *ast.NullNode:
 		return "nothing"
@@ -76,7 +76,9 @@ func (r *reader) kind(n ast.Node) string {
 		return "a list"
 	case *ast.StringNode, *ast.LiteralNode:
 		return "text"
-	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+	case *ast.FloatNode:
+		return "a number with a fraction"
+	case *ast.IntegerNode, *ast.InfinityNode, *ast.NanNode:
 		return "a number"
 	case *ast.BoolNode:
 		return "true or false"
@@ -111,7 +113,10 @@ func absent(n ast.Node) bool {
 // mapping returns the entries of a mapping in the order of the file. Keys that
 // come twice are reported and left out. what names the thing in messages.
 func (r *reader) mapping(n ast.Node, at place, what, form string) ([]entry, bool) {
-	n = r.plain(n)
+	n, ok := r.plain(n)
+	if !ok {
+		return nil, false
+	}
 	var values []*ast.MappingValueNode
 	switch v := n.(type) {
 	case *ast.MappingNode:
@@ -119,10 +124,7 @@ func (r *reader) mapping(n ast.Node, at place, what, form string) ([]entry, bool
 	case *ast.MappingValueNode:
 		values = []*ast.MappingValueNode{v}
 	default:
-		if n != nil && !absent(n) {
-			at = where(n)
-		}
-		r.problem(at, fmt.Sprintf("%s must be a mapping, but this is %s", what, r.kind(n)), form)
+		r.wrongKind(n, at, what, "a mapping", form)
 		return nil, false
 	}
 	first := make(map[string]place, len(values))
@@ -163,15 +165,25 @@ func (r *reader) entry(v *ast.MappingValueNode) (entry, bool) {
 
 // list returns the values of a list.
 func (r *reader) list(n ast.Node, at place, what, form string) ([]ast.Node, bool) {
-	n = r.plain(n)
+	n, ok := r.plain(n)
+	if !ok {
+		return nil, false
+	}
 	if s, ok := n.(*ast.SequenceNode); ok {
 		return s.Values, true
 	}
-	if n != nil && !absent(n) {
-		at = where(n)
-	}
-	r.problem(at, fmt.Sprintf("%s must be a list, but this is %s", what, r.kind(n)), form)
+	r.wrongKind(n, at, what, "a list", form)
 	return nil, false
+}
+
+// wrongKind reports a value that is not what it must be. at is the place of its
+// key, for values that were left out.
+func (r *reader) wrongKind(n ast.Node, at place, what, want, form string) {
+	if absent(n) {
+		r.problem(at, what+" has no value", form)
+		return
+	}
+	r.problem(where(n), fmt.Sprintf("%s must be %s, but this is %s", what, want, kind(n)), form)
 }
 
 // scalar is a value without parts.
@@ -184,9 +196,12 @@ type scalar struct {
 // scalar returns a text, number or truth value as text. Anything else is
 // reported.
 func (r *reader) scalar(n ast.Node, at place, what, form string) (scalar, bool) {
-	n = r.plain(n)
+	n, ok := r.plain(n)
 	s := scalar{at: at, node: n}
-	if n != nil && !absent(n) {
+	if !ok {
+		return s, false
+	}
+	if !absent(n) {
 		s.at = where(n)
 	}
 	switch v := n.(type) {
@@ -202,11 +217,7 @@ func (r *reader) scalar(n ast.Node, at place, what, form string) (scalar, bool) 
 	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
 		s.text = n.GetToken().Value
 	default:
-		message := fmt.Sprintf("%s must be text, but this is %s", what, r.kind(n))
-		if absent(n) {
-			message = what + " has no value"
-		}
-		r.problem(s.at, message, form)
+		r.wrongKind(n, at, what, "text", form)
 		return s, false
 	}
 	switch {
@@ -218,16 +229,6 @@ func (r *reader) scalar(n ast.Node, at place, what, form string) (scalar, bool) 
 		return s, false
 	}
 	return s, true
-}
-
-// isText reports whether a scalar was written as text and not as a number or
-// truth value.
-func (s scalar) isText() bool {
-	switch s.node.(type) {
-	case *ast.StringNode, *ast.LiteralNode:
-		return true
-	}
-	return false
 }
 
 // id reads the id of a node, output or input.
