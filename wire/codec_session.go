@@ -228,7 +228,7 @@ func (m *Request) encode(w *writer) {
 	w.message(KindRequest, 3)
 	w.uint(uint64(m.ID))
 	w.name("verb", m.Verb, IDBytesMax)
-	w.bin("body", m.Body, math.MaxUint32)
+	w.bin("body", m.Body, math.MaxInt32)
 }
 
 func (m *Request) decode(r *reader) {
@@ -243,7 +243,7 @@ func (m *Reply) encode(w *writer) {
 	w.uint(uint64(m.Code))
 	w.text(m.Text)
 	w.bool(m.More)
-	w.bin("body", m.Body, math.MaxUint32)
+	w.bin("body", m.Body, math.MaxInt32)
 }
 
 func (m *Reply) decode(r *reader) {

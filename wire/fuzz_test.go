@@ -199,7 +199,7 @@ func FuzzPrimitives(f *testing.F) {
 	f.Add(uint64(0), []byte{})
 	for shift := range 64 {
 		f.Add(uint64(1)<<shift, []byte("x"))
-		f.Add(^(uint64(1)<<shift), bytes.Repeat([]byte{'y'}, 1<<(shift/4)))
+		f.Add(^(uint64(1) << shift), bytes.Repeat([]byte{'y'}, 1<<(shift/4)))
 	}
 	f.Fuzz(checkPrimitives)
 }

@@ -67,7 +67,7 @@ func appendBinHead(dst []byte, n int) []byte {
 		return append(dst, msgpcode.Bin8, byte(n))
 	case n <= math.MaxUint16:
 		return binary.BigEndian.AppendUint16(append(dst, msgpcode.Bin16), uint16(n))
-	case n <= math.MaxUint32:
+	case uint64(n) <= math.MaxUint32:
 		return binary.BigEndian.AppendUint32(append(dst, msgpcode.Bin32), uint32(n))
 	}
 	panic(fmt.Sprintf("wire: %d bytes do not fit into msgpack", n))
