@@ -26,7 +26,7 @@ const (
 
 // MotionMax is the farthest that the camera moves along one axis from one frame
 // to the next, in pixels.
-const MotionMax = 16
+const MotionMax = 12
 
 // paths gives each photograph the three points between which the camera moves,
 // in thousandths of the room that the frame has.
@@ -65,11 +65,12 @@ func ViewAt(photos []Photo, k uint64) View {
 	return view
 }
 
-// ease goes from a to b in the given number of steps, slowly at both ends
-// (3t²-2t³).
+// ease goes from a to b in the given number of steps, more slowly at both ends
+// (half 3t²-2t³, half t). It never stands still, or one picture would pass for
+// the next.
 func ease(a, b, step, steps int) int {
 	cube := steps * steps * steps
-	return a + (b-a)*(3*steps*step*step-2*step*step*step)/cube
+	return a + (b-a)*(3*steps*step*step-2*step*step*step+step*steps*steps)/(2*cube)
 }
 
 // Pan is how far the camera moved between two frames, in pixels: what was at

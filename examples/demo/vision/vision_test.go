@@ -2,6 +2,7 @@ package vision
 
 import (
 	"bytes"
+	"hash/maphash"
 	"math"
 	"os/exec"
 	"sync"
@@ -66,6 +67,27 @@ func TestPathStaysInsideAndIsSmooth(t *testing.T) {
 }
 
 func abs(v int) int { return max(v, -v) }
+
+// A picture that is sent twice, or late, must not pass for another one.
+func TestPicturesDifferFromTheLastOnes(t *testing.T) {
+	camera := NewCamera(testPhotos(t))
+	frame := make([]byte, FrameBytes)
+	last := make(map[uint64]uint64)
+	for k := range uint64(CycleFrames) {
+		camera.Render(frame, k)
+		sum := maphash.Bytes(seed, frame)
+		if before, ok := last[sum]; ok && k-before <= 10 && k-before != 2*zoomSymmetry(k) {
+			t.Errorf("frame %d is frame %d again", k, before)
+		}
+		last[sum] = k
+	}
+}
+
+var seed = maphash.MakeSeed()
+
+// zoomSymmetry is how far frame k is behind the middle of its shot, around which
+// the zoom goes in and out.
+func zoomSymmetry(k uint64) uint64 { return k%shotFrames - (panFrames + zoomFrames) }
 
 // A pan moves whole pixels: where two frames overlap they are equal.
 func TestPanIsExact(t *testing.T) {
