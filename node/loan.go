@@ -20,6 +20,7 @@ const (
 type Loan struct {
 	state      *loanState
 	generation uint64
+	output     *Output
 }
 
 type loanState struct {
@@ -27,11 +28,11 @@ type loanState struct {
 	rec        *loanRecord
 }
 
-// loanRecord is what there is to give back. It must not point to its state, for
-// the reason given at record.
+// loanRecord is what there is to give back. It must not lead to its state, or the
+// garbage collector would never find that unused: so output, which leads to the
+// unused states, is set only while the loan is open.
 type loanRecord struct {
 	output  *Output
-	open    bool     // guarded by output.mu
 	session *session // nil: heap buffer
 	lease   lease    // its buffer is the loan's bytes
 	heap    []byte   // kept from loan to loan
@@ -75,14 +76,14 @@ func (o *Output) Loan(ctx context.Context, n int) (Loan, error) {
 	defer o.mu.Unlock()
 	st := o.newLoanState()
 	rec := st.rec
-	rec.open, rec.session, rec.lease = true, s, l
+	rec.output, rec.session, rec.lease = o, s, l
 	if s == nil {
 		if cap(rec.heap) < n {
 			rec.heap = make([]byte, n)
 		}
 		rec.lease.buffer = rec.heap[:n:n]
 	}
-	return Loan{state: st, generation: st.generation.Add(1)}, nil
+	return Loan{state: st, generation: st.generation.Add(1), output: o}, nil
 }
 
 func (o *Output) newLoanState() *loanState {
@@ -92,7 +93,7 @@ func (o *Output) newLoanState() *loanState {
 		o.loans = o.loans[:last]
 		return st
 	}
-	st := &loanState{rec: &loanRecord{output: o}}
+	st := &loanState{rec: &loanRecord{}}
 	runtime.AddCleanup(st, lostLoan, st.rec)
 	return st
 }
@@ -102,7 +103,7 @@ func (l Loan) check(use string) *loanRecord {
 		panic("node: " + use + " of the zero Loan")
 	}
 	if l.state.generation.Load() != l.generation {
-		panic(fmt.Sprintf("node: %s of a loan of output %q after it was published or discarded", use, l.state.rec.output.id))
+		panic(fmt.Sprintf("node: %s of a loan of output %q after it was published or discarded", use, l.output.id))
 	}
 	return l.state.rec
 }
@@ -132,8 +133,7 @@ func (l Loan) Publish(ctx context.Context, metadata ...Attr) error {
 	if l.state == nil || l.state.generation.Load() != l.generation {
 		return ErrLoanSpent
 	}
-	rec := l.state.rec
-	o := rec.output
+	rec, o := l.state.rec, l.output
 	for {
 		var err error
 		if rec.session == nil {
@@ -193,16 +193,15 @@ func (rec *loanRecord) move(ctx context.Context) error {
 
 // finish ends the handle after its message was published.
 func (l Loan) finish() {
-	o := l.state.rec.output
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	l.output.mu.Lock()
+	defer l.output.mu.Unlock()
 	l.state.generation.Add(1)
-	o.keepLoanState(l.state)
+	l.output.keepLoanState(l.state)
 }
 
 func (o *Output) keepLoanState(st *loanState) {
 	rec := st.rec
-	rec.open, rec.session, rec.lease = false, nil, lease{}
+	rec.output, rec.session, rec.lease = nil, nil, lease{}
 	if cap(rec.heap) > loanBufferBytesKept {
 		rec.heap = nil
 	}
@@ -217,8 +216,7 @@ func (l Loan) Discard() {
 	if l.state == nil || !l.state.generation.CompareAndSwap(l.generation, l.generation+1) {
 		return
 	}
-	rec := l.state.rec
-	o := rec.output
+	rec, o := l.state.rec, l.output
 	o.mu.Lock()
 	s, token := rec.session, rec.lease.token
 	o.keepLoanState(l.state)
@@ -232,16 +230,13 @@ func (l Loan) Discard() {
 // to.
 func lostLoan(rec *loanRecord) {
 	o := rec.output
-	o.mu.Lock()
-	open, s, token, size := rec.open, rec.session, rec.lease.token, len(rec.lease.buffer)
-	rec.open = false
-	o.mu.Unlock()
-	if !open {
-		return
+	if o == nil {
+		return // an unused state
 	}
-	if s != nil {
-		s.memory.discard(token)
+	if rec.session != nil {
+		rec.session.memory.discard(rec.lease.token)
 	}
 	count := o.n.stats.forgotten.Add(1)
-	o.n.log.Warn("loan was garbage collected without Publish or Discard", "output", o.id, "bytes", size, "count", count)
+	o.n.log.Warn("loan was garbage collected without Publish or Discard",
+		"output", o.id, "bytes", len(rec.lease.buffer), "count", count)
 }

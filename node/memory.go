@@ -15,6 +15,9 @@ import (
 // one that sends much has few regions.
 const (
 	regionSlotsMax = 64
+	// requestsMax: one request per slot size, and no more than so many in all,
+	// are under way at a time.
+	requestsMax = 8
 
 	// denialPause: a sender that may wait for memory asks again after so long,
 	// because memory that other nodes give back does not announce itself.
@@ -115,7 +118,7 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 		return l, nil
 	}
 	c := m.class(slotBytes)
-	seen := c.denials
+	seen, told := c.denials, false
 	for {
 		if m.over {
 			m.mu.Unlock()
@@ -126,12 +129,17 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 			return l, nil
 		}
 		denied := c.denials != seen
-		if denied && !o.blocks() {
-			err := c.denied
-			m.mu.Unlock()
-			return lease{}, fmt.Errorf("%w: output %q: %d bytes: %w", ErrNoMemory, o.id, size, err)
+		if denied {
+			if err := denialOf(c.denied, o, size); err != nil {
+				m.mu.Unlock()
+				return lease{}, err
+			}
+			if !told {
+				told = true
+				m.s.n.log.Warn("waiting for shared memory", "output", o.id, "bytes", size, "error", c.denied)
+			}
 		}
-		if c.request == 0 && (!denied || time.Since(c.deniedAt) >= denialPause) {
+		if c.request == 0 && len(m.requests) < requestsMax && (!denied || time.Since(c.deniedAt) >= denialPause) {
 			m.requestRegion(c)
 		}
 		one := m.used.add()
@@ -141,6 +149,17 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 		}
 		m.mu.Lock()
 	}
+}
+
+// denialOf returns what a denial means to a sender; nil if it may wait.
+func denialOf(cause error, o *Output, size int) error {
+	switch {
+	case errors.Is(cause, wire.ErrTooLarge): // waiting does not help
+		return fmt.Errorf("%w: output %q: %d bytes: %w", ErrTooLarge, o.id, size, cause)
+	case o.blocks():
+		return nil
+	}
+	return fmt.Errorf("%w: output %q: %d bytes: %w", ErrNoMemory, o.id, size, cause)
 }
 
 // wait waits for a change, after a denial no longer than denialPause.

@@ -31,7 +31,9 @@ type state struct {
 }
 
 // record is what the library keeps of a held message: where its payload lies and
-// what to give back. It must not point to its state.
+// what to give back. It must not lead to its state, or the garbage collector
+// would never find that lost: so owner, which leads to the unused states, is set
+// only while the message is held.
 type record struct {
 	owner      *receiver
 	prev, next *record // in owner.held

@@ -45,7 +45,7 @@ func (n *Node) supervise(s *session) {
 			n.giveUp(err)
 			return
 		}
-		if isRefusal(err) {
+		if isRefusal(err) && !errors.Is(err, wire.ErrShuttingDown) { // that is no fault, and it comes back
 			n.receiver.post(Event{Kind: EventError, Err: err})
 		}
 		if time.Since(s.begun) >= steadyAfter {
