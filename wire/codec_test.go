@@ -207,7 +207,7 @@ func TestReadFrame(t *testing.T) {
 // What a peer announces costs nothing before it arrives.
 func TestReadFrameGrowsWithWhatArrives(t *testing.T) {
 	announced := framed(nil)
-	announced[4] = 1 // 4 GiB
+	announced[3] = 0x40 // 1 GiB
 	stream := append(announced, make([]byte, 100_000)...)
 	var sizes []int
 	r := readerFunc(func(p []byte) (int, error) {
