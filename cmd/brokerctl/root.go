@@ -81,6 +81,8 @@ func newRootCommand(io streams, signals <-chan os.Signal) *cobra.Command {
 		newDropsCommand(t),
 		newValidateCommand(t),
 		newGraphCommand(t),
+		newBenchCommand(t),
+		newBenchProcessCommand(t),
 		newVersionCommand(t),
 	)
 	return root
