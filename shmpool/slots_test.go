@@ -247,7 +247,21 @@ func TestSlotsAllocateNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var slots [32]Slot
+	var slots [40]Slot
+	for i := range 32 {
+		slots[i], _ = s.Take(20000)
+	}
+	// Added while all slots are taken, the stack still has to have room for all.
+	if err := s.Add(5, Geometry{20480, 8}, nil); err != nil {
+		t.Fatal(err)
+	}
+	room := cap(s.class(20480).free)
+	for _, slot := range slots[:32] {
+		s.Free(slot)
+	}
+	if got := cap(s.class(20480).free); got != room {
+		t.Fatalf("the stack grew from %d to %d slots", room, got)
+	}
 	round := func() {
 		for i := range slots {
 			slots[i], _ = s.Take(20000)

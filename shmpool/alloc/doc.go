@@ -14,15 +14,14 @@
 //  1. A name with 64 random bits is opened with O_CREAT|O_EXCL|O_NOFOLLOW, mode
 //     0600.
 //  2. fallocate gives the file all of its pages. A full /dev/shm is ENOSPC here.
-//  3. The header is written with pwrite.
+//  3. The header is written with pwrite, and zeroes behind it, so that the
+//     kernel's zeroing of the pages is paid here and not by the first sender.
 //  4. shm.Create opens the same name and maps it. Its failed mmap unlinks the
 //     name, which our descriptor shows as a link count of 0; then the header and
 //     the last byte are read through its mapping.
-//  5. A mapping of our own is populated and dropped, so that the kernel's zeroing
-//     of the pages is paid here and not by the first sender.
-//  6. Group and mode are set, last: before that nobody else can open the file,
+//  5. Group and mode are set, last: before that nobody else can open the file,
 //     and so nobody can shrink it while its memory is touched.
-//  7. Our descriptor is closed. shm.Memory has no accessor for its own, so a
+//  6. Our descriptor is closed. shm.Memory has no accessor for its own, so a
 //     region that the broker has to read (for a remote receiver) is opened a
 //     second time then; see Region.
 //

@@ -86,12 +86,13 @@ func fullChild() error {
 // TestNoAddressSpace runs in a process that may map little more than it has: the
 // mmap in hidez8891/shm fails, of which it says nothing.
 func TestNoAddressSpace(t *testing.T) {
-	for _, b := range []string{defaultBackend.name, pureBackend.name} {
-		c := startChild(t, "nomemory", b, nil)
-		t.Log(c.ready)
-		if want := "does not map the region: its mmap failed"; strings.Contains(c.ready, want) != (b != pureBackend.name) {
-			t.Errorf("%s: %s", b, c.ready)
-		}
+	if defaultBackend.name == pureBackend.name {
+		t.Skip("this build maps nothing")
+	}
+	c := startChild(t, "nomemory", "", nil)
+	t.Log(c.ready)
+	if !strings.Contains(c.ready, "does not map the region: its mmap failed") {
+		t.Error(c.ready)
 	}
 }
 
@@ -99,9 +100,6 @@ func noMemoryChild() error {
 	a, err := Open(testConfig)
 	if err != nil {
 		return err
-	}
-	if os.Getenv(argEnv) == pureBackend.name {
-		a.backend = pureBackend
 	}
 	statm, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

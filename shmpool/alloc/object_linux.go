@@ -112,6 +112,29 @@ func (o *object) writeAt(p []byte, offset int64) error {
 	return nil
 }
 
+// zeroes is what fill writes. It is never written to, so that it costs no memory:
+// all of it is the kernel's one page of zeroes.
+var zeroes [1 << 20]byte
+
+// fill writes header and then zeroes up to bytes, so that every page has been
+// touched once: fallocate reserves memory, but leaves it to the first one who
+// touches a page to wait while it is zeroed. Mapping the file with MAP_POPULATE
+// would do so too, and took three times as long: it builds page tables, only for
+// them to be torn down. (256 MiB: 75 ms against 250 ms.)
+func (o *object) fill(header []byte, bytes uint64) error {
+	if err := o.writeAt(header, 0); err != nil {
+		return err
+	}
+	for done := uint64(len(header)); done < bytes; {
+		n := min(bytes-done, uint64(len(zeroes)))
+		if err := o.writeAt(zeroes[:n], int64(done)); err != nil {
+			return err
+		}
+		done += n
+	}
+	return nil
+}
+
 // publish opens the file to those who shall use it.
 func (o *object) publish(mode os.FileMode, gid int) error {
 	if gid != NoGID && mode&0o060 != 0 {

@@ -42,8 +42,8 @@ type inode struct {
 // Create makes a region: all of its memory is there, zeroed and touched, its
 // header is written, and nodes that the mode allows can map it. Errors keep their
 // errno; one that is ErrFull (and syscall.ENOSPC) says how much was asked and how
-// much is free. It takes about 0.4 ms per MiB, and can run on several goroutines
-// at a time.
+// much is free. It takes about 1 ms per MiB, and can run on several goroutines at
+// a time.
 func (a *Allocator) Create(id wire.RegionID, g shmpool.Geometry) (*Region, error) {
 	if err := g.Validate(); err != nil {
 		return nil, err
@@ -81,16 +81,13 @@ func (a *Allocator) create(id wire.RegionID, g shmpool.Geometry) (_ *Region, err
 	if err := o.allocate(g.Bytes()); err != nil {
 		return nil, err
 	}
-	if err := o.writeAt(header, 0); err != nil {
+	if err := o.fill(header, g.Bytes()); err != nil {
 		return nil, err
 	}
 	if r.holder, err = a.backendFor(g).hold(o, g.Bytes()); err != nil {
 		return nil, err
 	}
 	if err := r.holder.verify(o, header, g.Bytes()); err != nil {
-		return nil, err
-	}
-	if err := prefault(o.name, id, g); err != nil {
 		return nil, err
 	}
 	if err := o.publish(a.cfg.Mode, a.cfg.GID); err != nil {
@@ -135,16 +132,6 @@ func verifyFile(o *object, bytes uint64) error {
 		return fmt.Errorf("alloc: %s has %d bytes, not %d", o.path, st.Size, bytes)
 	}
 	return nil
-}
-
-// prefault touches all pages once: memory that fallocate has reserved is zeroed
-// only when it is touched.
-func prefault(name string, id wire.RegionID, g shmpool.Geometry) error {
-	m, err := shmpool.Map(name, id, g, true)
-	if err != nil {
-		return err
-	}
-	return errors.Join(m.Prefault(), m.Close())
 }
 
 // ID returns the region's id.
@@ -248,8 +235,9 @@ func (r *Region) unlink() error {
 	return h.unlink()
 }
 
-// Close unlinks the region and gives up the broker's hold on it. Calling it again
-// does nothing.
+// Close unlinks the region and gives up the broker's hold on it. If nobody else has
+// it mapped, its memory is freed here, which takes about 0.3 ms per MiB. Calling it
+// again does nothing.
 func (r *Region) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -207,6 +207,30 @@ func TestLimitTexts(t *testing.T) {
 	check(8, small, ErrRegionLimit, "8 of 8 in use", "session 8", "8 KiB")
 }
 
+// TestLimitsAreInclusive: what is exactly at a limit is allowed, one page more is
+// not.
+func TestLimitsAreInclusive(t *testing.T) {
+	small := shmpool.Geometry{SlotBytes: 4096, Slots: 1}
+	for want, change := range map[error]func(*Limits){
+		ErrNodeQuota:   func(l *Limits) { l.NodeBytes = 2 * mib.Bytes() },
+		ErrGlobalLimit: func(l *Limits) { l.TotalBytes = 2 * mib.Bytes(); l.NodeBytes = l.TotalBytes },
+		ErrRegionLimit: func(l *Limits) { l.Regions = 2 },
+	} {
+		l := limits(4)
+		change(&l)
+		p := mustNew(t, l)
+		lease(t, p, 1, mib)
+		lease(t, p, 1, mib)
+		owner := OwnerID(1)
+		if errors.Is(want, ErrGlobalLimit) {
+			owner = 2
+		}
+		if _, err := p.Reserve(owner, small); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+}
+
 // TestRoomIsMadeFromCache: what is free is no obstacle, and is not thrown away in
 // vain.
 func TestRoomIsMadeFromCache(t *testing.T) {
