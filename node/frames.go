@@ -64,11 +64,12 @@ type frameReader struct {
 	start int // of what is not cut yet
 	end   int // of what was read
 
-	readAt atomic.Int64 // Unix nanoseconds of the last read, for the heartbeat
+	begun  time.Time
+	readAt atomic.Int64 // nanoseconds since begun, of the last read; for the heartbeat
 }
 
 func newFrameReader(conn net.Conn) *frameReader {
-	return &frameReader{conn: conn, max: wire.HandshakeFrameBytesMax, chunk: newChunk(chunkBytes)}
+	return &frameReader{conn: conn, max: wire.HandshakeFrameBytesMax, chunk: newChunk(chunkBytes), begun: time.Now()}
 }
 
 // next returns the body of the next frame. It is part of r.chunk, and valid until
@@ -88,7 +89,7 @@ func (r *frameReader) next() ([]byte, error) {
 		n, err := r.conn.Read(r.chunk.data[r.end:])
 		if n > 0 {
 			r.end += n
-			r.readAt.Store(time.Now().UnixNano())
+			r.readAt.Store(int64(time.Since(r.begun)))
 			continue
 		}
 		if errors.Is(err, io.EOF) && r.start != r.end {
@@ -128,6 +129,11 @@ func (r *frameReader) sizeFor(have []byte) int {
 		return chunkBytes
 	}
 	return min(need, max(2*len(have), trustBytesMax)) + chunkRoomBytesMin
+}
+
+// silence returns for how long nothing has arrived. Any goroutine may call it.
+func (r *frameReader) silence() time.Duration {
+	return time.Since(r.begun) - time.Duration(r.readAt.Load())
 }
 
 func (r *frameReader) close() {

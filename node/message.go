@@ -171,38 +171,3 @@ func lost(rec *record) {
 		"input", rec.input.info.ID, "seq", uint64(rec.seq), "count", count)
 	r.release(rec, nil)
 }
-
-// recordList is the table of held messages, oldest first.
-type recordList struct {
-	first, last *record
-	count       int
-	bytes       int
-}
-
-func (l *recordList) insert(rec *record) {
-	rec.prev = l.last
-	if l.last != nil {
-		l.last.next = rec
-	} else {
-		l.first = rec
-	}
-	l.last = rec
-	l.count++
-	l.bytes += len(rec.payload)
-}
-
-func (l *recordList) remove(rec *record) {
-	if rec.prev != nil {
-		rec.prev.next = rec.next
-	} else {
-		l.first = rec.next
-	}
-	if rec.next != nil {
-		rec.next.prev = rec.prev
-	} else {
-		l.last = rec.prev
-	}
-	rec.prev, rec.next, rec.held = nil, nil, false
-	l.count--
-	l.bytes -= len(rec.payload)
-}

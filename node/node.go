@@ -112,6 +112,18 @@ func (s *session) leave() {
 // refuses it; Next then returns why.
 func (n *Node) Done() <-chan struct{} { return n.done }
 
+// Err returns why Next returns no more events: nil while it does, ErrClosed, or an
+// error that wraps ErrClosed and the broker's refusal.
+func (n *Node) Err() error {
+	r := &n.receiver
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed != nil {
+		return r.closed
+	}
+	return r.final
+}
+
 // Local reports whether payloads go through shared memory now.
 func (n *Node) Local() bool {
 	s := n.current()

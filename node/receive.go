@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"sync"
 	"sync/atomic"
@@ -11,16 +10,9 @@ import (
 	"github.com/brokerd/brokerd/wire"
 )
 
-const (
-	// aheadMax bounds how many messages the broker may be asked for at a time,
-	// and with it the local queue.
-	aheadMax = 65_536
-	// doneDelayMax: a token is given back after so long at the latest, also if
-	// the user does not ask for messages, so that an idle input pins no memory.
-	doneDelayMax = 3 * time.Millisecond
-	// doneTokensMax are given back at once, without waiting for the timer.
-	doneTokensMax = 1024
-)
+// aheadMax bounds how many messages the broker may be asked for at a time, and
+// with it the local queue.
+const aheadMax = 65_536
 
 // input is one input of one session. It is immutable but for the guarded open.
 type input struct {
@@ -83,8 +75,8 @@ func (n *Node) Next(ctx context.Context) (Event, error) {
 	return ev, err
 }
 
-// Events calls Next until ctx ends or the node is closed. A message that the loop
-// body did not release stays the caller's.
+// Events calls Next until ctx ends or the node is closed; Err tells which. A
+// message that the loop body did not release stays the caller's.
 func (n *Node) Events(ctx context.Context) iter.Seq[Event] {
 	return func(yield func(Event) bool) {
 		for {
@@ -293,48 +285,6 @@ func (r *receiver) reject(st *state, cause error) {
 	}
 }
 
-// giveBack notes a token for the broker, with r.mu held. The caller flushes the
-// link if the verdict says so.
-func (r *receiver) giveBack(s *session, token wire.Token) appended {
-	v := &s.recv
-	if v.over {
-		return appendDown
-	}
-	v.done = append(v.done, token)
-	if len(v.done) >= doneTokensMax {
-		return r.sendDone(s)
-	}
-	if !v.doneArmed {
-		v.doneArmed = true
-		if v.doneTimer == nil {
-			v.doneTimer = time.AfterFunc(doneDelayMax, func() { r.flushDone(s) })
-		} else {
-			v.doneTimer.Reset(doneDelayMax)
-		}
-	}
-	return appendDone
-}
-
-func (r *receiver) sendDone(s *session) appended {
-	verdict := s.link.append(&wire.Done{Tokens: s.recv.done}, time.Now(), false)
-	s.recv.done = s.recv.done[:0]
-	return verdict
-}
-
-// flushDone is the timer's function.
-func (r *receiver) flushDone(s *session) {
-	r.mu.Lock()
-	v, verdict := &s.recv, appendDone
-	v.doneArmed = false
-	if !v.over && len(v.done) > 0 {
-		verdict = r.sendDone(s)
-	}
-	r.mu.Unlock()
-	if verdict == appendWrite {
-		s.link.flush()
-	}
-}
-
 // attach makes s the connection to ask.
 func (r *receiver) attach(s *session, again bool) {
 	r.mu.Lock()
@@ -414,27 +364,4 @@ func (r *receiver) input(s *session, index wire.InputIndex) *input {
 		return nil
 	}
 	return s.recv.inputs[index]
-}
-
-// HeldMessage describes a message that the user has not released.
-type HeldMessage struct {
-	Input string
-	Seq   wire.Seq
-	Bytes int
-}
-
-// Held lists the messages that were received and not released, oldest first.
-func (n *Node) Held() []HeldMessage {
-	r := &n.receiver
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var all []HeldMessage
-	for rec := r.held.first; rec != nil; rec = rec.next {
-		all = append(all, HeldMessage{Input: rec.input.info.ID, Seq: rec.seq, Bytes: len(rec.payload)})
-	}
-	return all
-}
-
-func (h HeldMessage) String() string {
-	return fmt.Sprintf("%s seq %d (%d bytes)", h.Input, h.Seq, h.Bytes)
 }

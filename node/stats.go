@@ -21,8 +21,8 @@ type Stats struct {
 	Held      int    // messages that the user holds now
 	HeldBytes uint64 // their payload
 
-	Regions, Slots, SlotsUsed int    // shared memory leased for sending
-	RegionBytes               uint64 //
+	Regions, Slots, SlotsUsed int    // shared memory leased to this node for sending
+	RegionBytes               uint64 // of all these regions
 }
 
 type counters struct {

@@ -166,7 +166,7 @@ func (s *session) tend() {
 			return
 		case now := <-ticker.C:
 			if watch {
-				silent := now.Sub(time.Unix(0, s.frames.readAt.Load()))
+				silent := s.frames.silence()
 				if silent > silenceMax*beat {
 					s.link.fail(fmt.Errorf("%w for %v", errSilent, silent.Round(time.Millisecond)))
 					return
