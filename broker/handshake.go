@@ -69,7 +69,6 @@ func (s *session) hello(body []byte) error {
 
 // refuseAuth is the delayed answer to a wrong token.
 func (s *session) refuseAuth() {
-	s.srv.counters.auth.Add(1)
 	s.fail(wire.Errorf(wire.CodeAuth, "wrong or missing token"))
 }
 

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/panjf2000/gnet/v2"
-	"go.uber.org/zap"
 
 	"github.com/brokerd/brokerd/actors"
 	"github.com/brokerd/brokerd/wire"
@@ -44,6 +43,20 @@ type server struct {
 // counters of what the router never gets to see.
 type counters struct {
 	accepted, refused, auth, protocol, handshake, slow, silent atomic.Uint64
+}
+
+// note counts a connection that a session has ended.
+func (n *counters) note(code wire.Code) {
+	switch code {
+	case wire.CodeAuth:
+		n.auth.Add(1)
+	case wire.CodeHandshakeTimeout:
+		n.handshake.Add(1)
+	case wire.CodeTimeout:
+		n.silent.Add(1)
+	default:
+		n.protocol.Add(1)
+	}
 }
 
 // addTo adds what the router never sees to its own counts. Safe on any
@@ -121,25 +134,6 @@ func (srv *server) empty(ctx context.Context) {
 	select {
 	case <-emptied:
 	case <-ctx.Done():
-	}
-}
-
-// noteFailure counts and logs a connection that was ended because of what its
-// peer did or failed to do.
-func (srv *server) noteFailure(s *session, reason *wire.Error) {
-	switch reason.Code {
-	case wire.CodeAuth: // counted when it was found
-	case wire.CodeHandshakeTimeout:
-		srv.counters.handshake.Add(1)
-	case wire.CodeTimeout:
-		srv.counters.silent.Add(1)
-	default:
-		srv.counters.protocol.Add(1)
-	}
-	if suppressed, ok := srv.failures.allow(time.Now()); ok {
-		srv.reports.write(zap.WarnLevel, "connection ended by the broker", s.fields(
-			zap.String("code", reason.Code.String()), zap.String("reason", reason.Text),
-			zap.Uint64("lines_suppressed", suppressed))...)
 	}
 }
 

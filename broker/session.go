@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +51,7 @@ type session struct {
 	dec       *wire.Decoder
 	enc       *wire.Encoder
 	batch     *actors.Batch
+	pongs     []byte // answers to the Pings of this read; one write for all
 	stage     stage
 	announced bool // the router has had ConnOpened
 	goodbye   bool // the peer has sent Bye
@@ -88,6 +90,43 @@ func (s *session) fields(more ...zap.Field) []zap.Field {
 func (s *session) Send(b []byte) {
 	if waiting, ok := s.out.send(b); !ok {
 		s.noteSlow(waiting, 0)
+		return
+	}
+	if e := lastWords(b); e != nil && e.Code != wire.CodeShuttingDown {
+		s.noteEnd(e) // the router refuses the peer; Close follows
+	}
+}
+
+// lastWords returns the Error message that b ends with, nil if it does not. It
+// looks at lengths and kinds only, so that it costs next to nothing for all the
+// frames that are something else.
+func lastWords(b []byte) *wire.Error {
+	var body []byte
+	for len(b) > wire.FrameHeaderBytes {
+		n := wire.FrameHeaderBytes + int(binary.LittleEndian.Uint64(b))
+		if n > len(b) {
+			return nil
+		}
+		body, b = b[wire.FrameHeaderBytes:n], b[n:]
+	}
+	if kindOf(body) != wire.KindError {
+		return nil
+	}
+	m, err := wire.NewDecoder().Decode(body)
+	if err != nil {
+		return nil
+	}
+	e, _ := m.(*wire.Error)
+	return e
+}
+
+// noteEnd logs why the broker ends the connection, in the words that the peer is
+// told.
+func (s *session) noteEnd(reason *wire.Error) {
+	if suppressed, ok := s.srv.failures.allow(time.Now()); ok {
+		s.srv.reports.write(zap.WarnLevel, "connection ended by the broker", s.fields(
+			zap.String("code", reason.Code.String()), zap.String("reason", reason.Text),
+			zap.Uint64("lines_suppressed", suppressed))...)
 	}
 }
 
@@ -124,7 +163,8 @@ func (s *session) fail(reason *wire.Error) {
 	if !s.finish(wire.NewEncoder().Append(nil, reason), reason) {
 		return
 	}
-	s.srv.noteFailure(s, reason)
+	s.srv.counters.note(reason.Code)
+	s.noteEnd(reason)
 }
 
 func (s *session) frameBytesMax() uint64 {
@@ -145,6 +185,10 @@ func (s *session) traffic() {
 	}
 	err := s.in.feed(data, s.frameBytesMax, s.frame)
 	s.post()
+	if len(s.pongs) > 0 {
+		s.Send(s.pongs)
+		s.pongs = s.pongs[:0]
+	}
 	// The router may have been busy: the peer was not silent meanwhile.
 	s.alive()
 	if err != nil && !errors.Is(err, errSessionEnds) {
@@ -233,7 +277,7 @@ func (s *session) heartbeat(body []byte) error {
 		return err
 	}
 	if ping, ok := m.(*wire.Ping); ok {
-		s.Send(s.enc.Append(nil, &wire.Pong{Nonce: ping.Nonce}))
+		s.pongs = s.enc.Append(s.pongs, &wire.Pong{Nonce: ping.Nonce})
 	}
 	return nil
 }
@@ -246,7 +290,7 @@ func (s *session) peerError(body []byte) error {
 		return err
 	}
 	if e, ok := m.(*wire.Error); ok {
-		s.finish(nil, fmt.Errorf("the peer gave up: %w", &wire.Error{Code: e.Code, Text: e.Text}))
+		s.finish(nil, fmt.Errorf("the peer gave up: %v", e)) // its error is not ours: not wrapped
 	}
 	return errSessionEnds
 }

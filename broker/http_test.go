@@ -1,0 +1,109 @@
+package broker
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+func TestHTTP(t *testing.T) {
+	tb := startBroker(t, func(cfg *Config) { cfg.HTTP = "127.0.0.1:0" })
+	base := "http://" + tb.running().web.listener.Addr().String()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	get := func(path string) (int, string) {
+		t.Helper()
+		resp, err := client.Get(base + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	camera, sink := tb.join("camera"), tb.join("sink")
+	sink.send(&wire.Next{Limit: 10})
+	camera.send(&wire.Publish{Seq: 1, Length: 3, Payload: []byte("abc")})
+	until[*wire.Inputs](sink)
+
+	if code, body := get("/livez"); code != 200 {
+		t.Errorf("/livez: %d %s", code, body)
+	}
+	if code, body := get("/readyz"); code != 200 {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	code, body := get("/status")
+	var status wire.Status
+	if err := json.Unmarshal([]byte(body), &status); code != 200 || err != nil || len(status.Nodes) != 2 {
+		t.Errorf("/status: %d %v %s", code, err, body)
+	}
+	code, body = get("/metrics")
+	if code != 200 {
+		t.Fatalf("/metrics: %d %s", code, body)
+	}
+	edge := `{dataflow="test",from="camera/image",to="sink/image"`
+	for _, want := range []string{
+		"brokerd_edge_published_messages_total" + edge + "} 1",
+		"brokerd_edge_delivered_messages_total" + edge + "} 1",
+		"brokerd_edge_delivered_bytes_total" + edge + "} 3",
+		`brokerd_edge_dropped_messages_total{dataflow="test",from="camera/image",reason="queue_full",to="sink/image"} 0`,
+		`brokerd_node_connected{dataflow="test",node="camera"} 1`,
+		"brokerd_connections 2",
+		"brokerd_connections_accepted_total 2",
+		"go_goroutines ", "process_open_fds ",
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+	if code, _ := get("/debug/pprof/"); code != 404 {
+		t.Errorf("/debug/pprof/: %d", code)
+	}
+	if _, err := client.Post(base+"/status", "text/plain", nil); err != nil {
+		t.Fatal(err)
+	}
+	// Stuck and draining brokers say so.
+	tb.mu.Lock()
+	tb.isServing = false
+	tb.mu.Unlock()
+	if code, _ := get("/readyz"); code != 503 {
+		t.Errorf("/readyz while draining: %d", code)
+	}
+	tb.running().router.Stop()
+	if code, _ := get("/livez"); code != 503 {
+		t.Errorf("/livez without a router: %d", code)
+	}
+	if code, _ := get("/metrics"); code != 500 {
+		t.Errorf("/metrics without a router: %d", code)
+	}
+}
+
+// The operators' page lists every metric that there is, and no other.
+func TestMetricsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, m := range metrics {
+		name := m.desc.String()
+		name = name[strings.Index(name, `"`)+1:]
+		name = name[:strings.Index(name, `"`)]
+		known[name] = true
+		if !strings.Contains(string(page), "`"+name+"`") {
+			t.Errorf("%s is not documented", name)
+		}
+	}
+	for _, word := range strings.FieldsFunc(string(page), func(r rune) bool { return r == '`' || r == ' ' || r == '\n' }) {
+		if strings.HasPrefix(word, "brokerd_") && !known[word] {
+			t.Errorf("%s is documented and does not exist", word)
+		}
+	}
+}
