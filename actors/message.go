@@ -76,7 +76,13 @@ func (st *stock) fill(m *message, metadata wire.RawMetadata, payload []byte) {
 	}
 	k := copy(m.buf, metadata)
 	copy(m.buf[k:], payload)
-	m.metadata, m.payload = wire.RawMetadata(m.buf[:k:k]), m.buf[k:n:n]
+	// Empty is nil: a message in shared memory must have no payload in its frame.
+	if k > 0 {
+		m.metadata = wire.RawMetadata(m.buf[:k:k])
+	}
+	if n > k {
+		m.payload = m.buf[k:n:n]
+	}
 }
 
 func (st *stock) recycle(m *message) {

@@ -269,6 +269,11 @@ func (r *Router) parse() {
 // full, and returns false once the router has stopped.
 func (r *Router) Post(ev ConnEvent) bool {
 	select {
+	case <-r.done: // also if there is room
+		return false
+	default:
+	}
+	select {
 	case r.conns <- ev:
 		return true
 	case <-r.done:
