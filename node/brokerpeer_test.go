@@ -5,7 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"io"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -14,14 +14,15 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/wire"
 )
 
 // testTimeout ends a test that waits for something which does not come.
 const testTimeout = 10 * time.Second
+
+// testPrefix starts the names of all shared memory objects of this test process.
+var testPrefix = fmt.Sprintf("nodetest-%d-", os.Getpid())
 
 // peer is a scripted broker: it listens on a real socket and owns real shared
 // memory, and each test says message by message what it does.
@@ -71,7 +72,7 @@ func newPeer(t testing.TB) *peer {
 func (p *peer) name(kind string) string {
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
-	name := "nodetest-" + kind + "-" + hex.EncodeToString(random[:])
+	name := testPrefix + kind + "-" + hex.EncodeToString(random[:])
 	p.mu.Lock()
 	p.names = append(p.names, name)
 	p.mu.Unlock()
@@ -101,19 +102,6 @@ func (p *peer) close() {
 	for _, name := range p.names {
 		_ = os.Remove(filepath.Join(shmpool.Dir, name))
 	}
-}
-
-// locked reports whether the node of a session still holds its lock.
-func (p *peer) locked(session wire.SessionID) bool {
-	offset, err := shmpool.SessionLockOffset(session)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: offset, Len: 1}
-	if err := unix.FcntlFlock(p.probe.Fd(), unix.F_OFD_GETLK, &lock); err != nil {
-		p.t.Fatal(err)
-	}
-	return lock.Type != unix.F_UNLCK
 }
 
 // testRegion is a region as its creator sees it.

@@ -14,7 +14,7 @@ import (
 // TestMain fails if a test leaves a goroutine or a shared memory object behind.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if left, _ := filepath.Glob(filepath.Join(shmpool.Dir, "nodetest-*")); shmpool.Dir != "" && len(left) > 0 {
+		if left, _ := filepath.Glob(filepath.Join(shmpool.Dir, testPrefix+"*")); shmpool.Dir != "" && len(left) > 0 {
 			fmt.Fprintln(os.Stderr, "left in shared memory:", left)
 			code = 1
 		}

@@ -48,6 +48,7 @@ type slotClass struct {
 	denials  uint64 // counted, so that waiters see a new one
 	denied   error
 	deniedAt time.Time
+	toldAt   time.Time // when the log was told that a sender waits
 }
 
 type slotState uint8
@@ -99,7 +100,7 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 		return l, nil
 	}
 	c := m.class(slotBytes)
-	seen, told := c.denials, false
+	seen := c.denials
 	for {
 		if m.over {
 			m.mu.Unlock()
@@ -115,8 +116,8 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 				m.mu.Unlock()
 				return lease{}, err
 			}
-			if !told {
-				told = true
+			if now := time.Now(); now.Sub(c.toldAt) >= tellPause {
+				c.toldAt = now
 				m.s.n.log.Warn("waiting for shared memory", "output", o.id, "bytes", size, "error", c.denied)
 			}
 		}

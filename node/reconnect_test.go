@@ -176,7 +176,7 @@ func TestNothingLeft(t *testing.T) {
 			t.Errorf("round %d: lock is left", round)
 		}
 	}
-	if got := mapped(t, "nodetest-region"); got != 0 {
+	if got := mapped(t, testPrefix+"region"); got != 0 {
 		t.Errorf("%d mappings left", got)
 	}
 	// A peer keeps its listener, probe, connection and region open to the test's end.

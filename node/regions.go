@@ -20,6 +20,8 @@ const (
 	// denialPause: a sender that may wait for memory asks again after so long,
 	// because memory that other nodes give back does not announce itself.
 	denialPause = 100 * time.Millisecond
+	// tellPause is the time between two log lines about waiting for memory.
+	tellPause = time.Second
 	// regionIdle: an unused region beyond the first of its size goes back after
 	// so long, the first of a size that is not used any more after classIdle.
 	regionIdle = 30 * time.Second
