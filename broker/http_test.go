@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -66,8 +67,10 @@ func TestHTTP(t *testing.T) {
 	if code, _ := get("/debug/pprof/"); code != 404 {
 		t.Errorf("/debug/pprof/: %d", code)
 	}
-	if _, err := client.Post(base+"/status", "text/plain", nil); err != nil {
-		t.Fatal(err)
+	if resp, err := client.Post(base+"/status", "text/plain", nil); err != nil || resp.StatusCode != 405 {
+		t.Errorf("POST /status: %v %v", resp, err)
+	} else {
+		resp.Body.Close()
 	}
 	// Stuck and draining brokers say so.
 	tb.mu.Lock()
@@ -104,6 +107,31 @@ func TestMetricsAreDocumented(t *testing.T) {
 	for _, word := range strings.FieldsFunc(string(page), func(r rune) bool { return r == '`' || r == ' ' || r == '\n' }) {
 		if strings.HasPrefix(word, "brokerd_") && !known[word] {
 			t.Errorf("%s is documented and does not exist", word)
+		}
+	}
+}
+
+// The operators' page has every limit with its default.
+func TestLimitsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Defaults()
+	for name, value := range map[string]string{
+		"connections_max":   fmt.Sprint(cfg.ConnectionsMax),
+		"frame_max":         fmt.Sprintf("%d KiB", cfg.FrameBytesMax>>10),
+		"inline_max":        fmt.Sprintf("%d KiB", cfg.InlineBytesMax>>10),
+		"outbound_max":      fmt.Sprintf("%d MiB", cfg.OutboundBytesMax>>20),
+		"slow_timeout":      fmt.Sprintf("%.0f s", cfg.SlowTimeout.Seconds()),
+		"handshake_timeout": fmt.Sprintf("%.0f s", cfg.HandshakeTimeout.Seconds()),
+		"heartbeat":         fmt.Sprintf("%.0f s", cfg.HeartbeatInterval.Seconds()),
+		"drain_timeout":     fmt.Sprintf("%.0f s", cfg.DrainTimeout.Seconds()),
+		"shm_regions_max":   fmt.Sprint(cfg.RegionsMax),
+		"shm_cache_age":     fmt.Sprintf("%.0f s", cfg.CacheAge.Seconds()),
+	} {
+		if row := fmt.Sprintf("| `%s` | %s |", name, value); !strings.Contains(string(page), row) {
+			t.Errorf("not there: %s", row)
 		}
 	}
 }
