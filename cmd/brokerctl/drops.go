@@ -100,13 +100,13 @@ func (t *tool) writeTotals(totals []wire.DropRecord) error {
 		_, err := fmt.Fprintln(t.out, "nothing was dropped")
 		return err
 	}
-	out := &table{head: []cell{text("DATAFLOW"), text("EDGE"), text("REASON"), text("POLICY"), number("DROPPED"), number("BYTES"), number("LAST SEQ")}}
+	out := &table{head: []cell{text("DATAFLOW"), text("EDGE"), text("REASON"), text("POLICY"), number("DROPPED")}}
 	var sum uint64
 	for _, r := range totals {
 		sum += r.Total
 		out.rows = append(out.rows, []cell{
 			text(r.Dataflow), text(r.From + "→" + r.To), inked(yellow, text(r.Reason)), text(r.Policy),
-			number(grouped(r.Total)), number(humanBytes(r.Bytes)), number(grouped(r.SeqLast)),
+			number(grouped(r.Total)),
 		})
 	}
 	for _, line := range out.lines(inColour(t.out)) {

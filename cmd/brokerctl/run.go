@@ -85,7 +85,11 @@ func (t *tool) run(ctx context.Context, file string, o runOptions) error {
 	if r.commands, err = r.resolveCommands(); err != nil {
 		return configError(err)
 	}
-	r.printer = newPrinter(t, append(sourcesFirst(flow), brokerName))
+	names := sourcesFirst(flow)
+	if o.startBroker {
+		names = append(names, brokerName)
+	}
+	r.printer = newPrinter(t, names)
 	// See prepare: children must not outlive us, and belong to this thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
