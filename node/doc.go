@@ -63,7 +63,7 @@
 // All methods may be called from any goroutine, except that [Node.Next] and
 // [Node.Events] serve one goroutine at a time, and that one Loan or Message must
 // not be used by two goroutines at once without the caller's own order.
-// A node runs four goroutines at most; none of them ever calls user code.
+// A node runs three goroutines; none of them ever calls user code.
 //
 // # Waiting
 //

@@ -411,7 +411,7 @@ func TestPing(t *testing.T) {
 func TestSilentRemoteBrokerIsGivenUp(t *testing.T) {
 	p := newPeer(t)
 	p.remote = true
-	p.welcome.HeartbeatMS = 20
+	p.welcome.HeartbeatMS = 150
 	n, c := p.connect(p.config())
 	// Answered pings keep the connection.
 	for range 3 {
