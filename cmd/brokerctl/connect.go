@@ -77,6 +77,8 @@ func (t *tool) dial(ctx context.Context) (*control.Client, error) {
 
 // call dials, asks once and hangs up.
 func (t *tool) call(ctx context.Context, verb string, request, response any) error {
+	ctx, release := untilSignal(ctx, t.signals)
+	defer release()
 	client, err := t.dial(ctx)
 	if err != nil {
 		return err

@@ -27,8 +27,8 @@ const (
 )
 
 func main() {
-	// The first signal asks every command to end in good order; a second one is
-	// not caught any more by those that have nothing to put in order.
+	// Every command ends by the first signal; run has an order to keep, and hurries
+	// at the second.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	os.Exit(run(context.Background(), os.Args[1:], streams{os.Stdout, os.Stderr}, signals))

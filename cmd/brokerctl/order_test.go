@@ -94,7 +94,7 @@ func TestProgramPath(t *testing.T) {
 	if got, err := programPath(sh, dir); err != nil || got != sh {
 		t.Errorf("%s, %v", got, err)
 	}
-	for path, want := range map[string]string{"./plain": "chmod +x", "./none": "does not exist", "../"+filepath.Base(dir): "is a directory"} {
+	for path, want := range map[string]string{"./plain": "chmod +x", "./none": "does not exist", "../" + filepath.Base(dir): "is a directory"} {
 		if _, err := programPath(path, dir); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}
