@@ -29,6 +29,7 @@ var allowed = map[string][]string{
 	"testdata":      {},
 	"cmd/brokerd":   {"wire", "broker", "dataflow", "node", "node/control", "examples/demo", "testdata"},
 	"cmd/brokerctl": {"wire", "node", "node/control", "dataflow", "shmpool"},
+	"cmd/e2e":       {}, // nothing but tests, of processes
 }
 
 // forbidden lists what a tree must not import, and why.
