@@ -1,0 +1,170 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+const fanOut = `nodes:
+  - id: source
+    path: dynamic
+    outputs: [small, large]
+  - id: block
+    path: dynamic
+    inputs:
+      small: {source: source/small, policy: block, queue_size: 200}
+      large: {source: source/large, policy: block, queue_size: 4}
+  - id: oldest
+    path: dynamic
+    inputs:
+      small: {source: source/small, queue_size: 50}
+      large: {source: source/large, queue_size: 4}
+  - id: slow
+    path: dynamic
+    inputs:
+      small: {source: source/small, queue_size: 1}
+      large: {source: source/large, policy: drop-newest, queue_size: 1}
+`
+
+// Every message is delivered or logged as dropped, to the last one.
+func TestExactness(t *testing.T) {
+	t.Parallel()
+	counts := map[string]uint64{"small": 100_000, "large": 2_000}
+	sizes := map[string][]int{"small": {64, 512, 200}, "large": {1 << 20}}
+	if raceDetector || testing.Short() {
+		counts["small"], counts["large"] = 10_000, 200
+	}
+	w := newWorld(t, fanOut)
+	source := w.start("source", program{})
+	receivers := map[string]*child{
+		"block":  w.start("block", program{Receive: true}),
+		"oldest": w.start("oldest", program{Receive: true}),
+	}
+	// The third comes late: what it misses has no receiver.
+	const early = 50
+	for output := range counts {
+		source.do(order{Do: "await", Output: output, Count: 2})
+		source.send(order{Output: output, Sizes: sizes[output], Count: early})
+	}
+	receivers["slow"] = w.start("slow", program{Receive: true, Sleep: time.Millisecond})
+	var replies []<-chan answer
+	for output := range counts {
+		source.do(order{Do: "await", Output: output, Count: 3})
+		replies = append(replies, source.begin(order{Do: "send", Output: output, Sizes: sizes[output], Count: counts[output] - early, Loan: output == "large"}))
+	}
+	for _, reply := range replies {
+		if s := source.result(reply); s.NoMemory > 0 {
+			t.Errorf("%d messages without memory although an input blocks: %s", s.NoMemory, s.NoMemoryText)
+		}
+	}
+	for output := range counts {
+		source.do(order{Do: "close_output", Output: output})
+	}
+	reports := map[string]*report{}
+	w.eventually("the last messages", func(s wire.Status) error {
+		for id, c := range receivers {
+			r := c.report()
+			reports[id] = r
+			for input := range counts {
+				if in := r.Inputs[input]; in == nil || in.Closed == "" {
+					return fmt.Errorf("%s/%s is open", id, input)
+				}
+			}
+		}
+		return settled(s)
+	})
+	status := w.status()
+
+	// All slots are free again, and the memory goes back with the sender.
+	if stats := source.report().Stats; stats.SlotsUsed != 0 || stats.SendFailures != 0 {
+		t.Errorf("sender's memory: %+v", stats)
+	}
+	w.finish()
+	drops, _ := w.broker.log.drops()
+	for id, r := range reports {
+		for input, published := range counts {
+			compare(t, edgeTo(t, status, id+"/"+input), r.Inputs[input], published, drops)
+		}
+		if r.Stats.Held != 0 || r.Stats.Forgotten != 0 || r.Stats.Rejected != 0 {
+			t.Errorf("%s: %+v", id, r.Stats)
+		}
+	}
+	for input := range counts {
+		if e := edgeTo(t, status, "block/"+input); e.Dropped != 0 {
+			t.Errorf("the blocking edge lost %d of %s", e.Dropped, input)
+		}
+		if e := edgeTo(t, status, "slow/"+input); e.Dropped == 0 || e.NoReceiver != early {
+			t.Errorf("slow/%s: %d dropped, %d without receiver; the test wants drops and %d", input, e.Dropped, e.NoReceiver, early)
+		}
+	}
+}
+
+// compare sets what one receiver got against what the broker says and what the
+// drop log says.
+func compare(t *testing.T, e wire.EdgeStatus, in *inputReport, published uint64, log map[dropKey]*dropSum) {
+	t.Helper()
+	if len(in.Lives) != 1 {
+		t.Fatalf("%s: messages of %d senders", e.To, len(in.Lives))
+	}
+	got := in.Lives[0]
+	var logged uint64
+	gaps := gapsOf(got.Spans, e.NoReceiver+1, published)
+	for reason := range e.Drops {
+		sum := log[dropKey{e.From, e.To, reason}]
+		if sum == nil {
+			continue // reported by checkLog
+		}
+		logged += sum.count
+		if sum.seqFirst < gaps.first || sum.seqLast > gaps.last {
+			t.Errorf("%s: the log has drops for %s from %d to %d, the receiver misses %d to %d", e.To, reason, sum.seqFirst, sum.seqLast, gaps.first, gaps.last)
+		}
+	}
+	t.Logf("%-12s %6d received, %6d dropped, %4d without receiver, of %6d; longest wait %v",
+		e.To, got.Count, logged, e.NoReceiver, published, in.MaxGap.Round(time.Millisecond))
+	if e.Published != published || e.Delivered != got.Count || e.Bytes != got.Bytes {
+		t.Errorf("%s: the broker counts %d published, %d delivered with %d bytes; it was %d, %d and %d", e.To, e.Published, e.Delivered, e.Bytes, published, got.Count, got.Bytes)
+	}
+	if got.Count+logged+e.NoReceiver != published {
+		t.Errorf("%s: %d received + %d logged as dropped + %d without receiver is not %d", e.To, got.Count, logged, e.NoReceiver, published)
+	}
+	if gaps.count != logged {
+		t.Errorf("%s: %d numbers are missing, %d are logged as dropped", e.To, gaps.count, logged)
+	}
+	// What is dropped after the last message has nobody to be told to.
+	if tail := published - got.Spans[len(got.Spans)-1][1]; got.Dropped+tail != logged {
+		t.Errorf("%s: the messages announced %d drops, and %d followed the last one; the log says %d", e.To, got.Dropped, tail, logged)
+	}
+	// With drop-newest the message before a gap may announce it: it waited in the
+	// queue when the ones behind it were dropped.
+	if got.Unexplained != 0 && e.Policy != wire.PolicyDropNewest.String() {
+		t.Errorf("%s: %d drops were announced by the wrong message", e.To, got.Unexplained)
+	}
+}
+
+// gaps are the numbers that are missing.
+type gaps struct{ count, first, last uint64 }
+
+// gapsOf finds what is missing in spans between two numbers, both included.
+func gapsOf(spans [][2]uint64, from, to uint64) gaps {
+	g := gaps{first: to + 1}
+	miss := func(first, last uint64) {
+		if first <= last {
+			g.count += last - first + 1
+			g.first, g.last = min(g.first, first), last
+		}
+	}
+	next := from
+	for _, s := range spans {
+		if s[0] > 0 {
+			miss(next, s[0]-1)
+		}
+		next = s[1] + 1
+	}
+	miss(next, to)
+	return g
+}
