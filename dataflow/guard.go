@@ -3,6 +3,8 @@ package dataflow
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -11,21 +13,31 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Limits of the syntax, checked on the tokens before the parser sees them. The
-// parser recurses once a level, takes time quadratic in the keys of one mapping
-// (40,000 keys: 6 s) and stores with each value the path of keys that leads to
-// it, so that a file within FileBytesMax could cost gigabytes.
+// Limits of the syntax, checked on the text before the lexer and on the tokens
+// before the parser sees them. A file within FileBytesMax could otherwise keep
+// the YAML library busy for hours or cost gigabytes: its lexer takes time cubic
+// in the empty lines of a block text (60,000: 31 s), quadratic in a run of < and
+// in the tabs of a quoted text; its parser recurses once a level, takes time quadratic in the keys of one
+// mapping (40,000: 6 s) and in the values left out (500,000: 156 s), and stores
+// with each value the path of keys that leads to it.
 const (
-	depthMax     = 24       // levels of nesting; an honest file has 6
-	keysMax      = 1100     // keys of one mapping; above InputsMax and EnvMax
-	keyBytesMax  = 256      // one key
-	pathBytesMax = 64 << 20 // all paths of keys together
-	aliasesMax   = 1000     // aliases of a file
+	emptyLinesMax = 100 // one after the other
+	runMax        = 100 // the character < one after the other
+	tabsMax       = 1000
+	depthMax      = 24       // levels of nesting; an honest file has 6
+	keysMax       = 1100     // keys of one mapping; above InputsMax and EnvMax
+	keyBytesMax   = 256      // one key
+	pathBytesMax  = 64 << 20 // all paths of keys together
+	aliasesMax    = 1000     // aliases of a file, and anchors
+	absentMax     = 4096     // keys and dashes of a file with nothing behind them
 )
 
 // tokenize cuts the text into tokens and refuses what would cost too much and
 // what a dataflow has no use for.
 func (r *reader) tokenize() (token.Tokens, bool) {
+	if !r.calm() {
+		return nil, false
+	}
 	tokens := lexer.Tokenize(r.text)
 	if bad := tokens.InvalidToken(); bad != nil {
 		r.syntax(placeOf(bad), bad.Error)
@@ -40,6 +52,28 @@ func (r *reader) tokenize() (token.Tokens, bool) {
 	return tokens, len(r.problems) == 0
 }
 
+// calm refuses what the lexer is slow at.
+func (r *reader) calm() bool {
+	empty, tabs := 0, 0
+	for i, line := range r.lines {
+		if tabs += strings.Count(line, "\t"); tabs > tabsMax {
+			r.problem(place{i + 1, utf8.RuneCountInString(line[:strings.Index(line, "\t")]) + 1}, fmt.Sprintf("more than %d tabs", tabsMax), "use spaces")
+			return false
+		}
+		if strings.TrimLeft(line, " \t") != "" {
+			empty = 0
+		} else if empty++; empty > emptyLinesMax {
+			r.problem(place{i + 1, 1}, fmt.Sprintf("more than %d empty lines", emptyLinesMax), "remove some")
+			return false
+		}
+		if at := strings.Index(line, strings.Repeat("<", runMax)); at >= 0 {
+			r.problem(place{i + 1, utf8.RuneCountInString(line[:at]) + 1}, fmt.Sprintf("%d characters < in a row", runMax), "")
+			return false
+		}
+	}
+	return true
+}
+
 // guard follows the nesting of a token stream without recursion.
 type guard struct {
 	r         *reader
@@ -48,14 +82,19 @@ type guard struct {
 	pathBytes int // of the keys that lead here
 	sumBytes  int // of pathBytes over all tokens
 	aliases   int
+	anchors   int
+	absent    int
 	content   bool // something was seen that is not a mark or comment
+	ended     bool // ... was seen
 }
 
 // level is one mapping or list that is open.
 type level struct {
 	col      int // of a block's keys or dashes; 0 for [ and {
 	keys     int
+	commas   int
 	keyBytes int // of the current key
+	braces   bool
 }
 
 func (g *guard) flow() bool { return len(g.levels) > 0 && g.levels[len(g.levels)-1].col == 0 }
@@ -80,18 +119,55 @@ func (g *guard) see(tokens token.Tokens, i int, tk *token.Token) bool {
 		return false
 	}
 	switch tk.Type {
-	case token.SequenceStartType, token.MappingStartType:
+	case token.SequenceStartType:
 		g.push(level{})
+	case token.MappingStartType:
+		g.push(level{braces: true})
+	case token.CollectEntryType: // {a, b} has keys without a colon
+		if g.flow() && g.top().braces {
+			g.top().commas++
+			return g.checkKeys(at)
+		}
 	case token.SequenceEndType, token.MappingEndType:
 		if g.flow() {
 			g.pop()
 		}
 	case token.SequenceEntryType:
+		if g.flow() {
+			g.r.problem(at, "not valid YAML: '- ' inside of brackets", "separate the values with commas")
+			return false
+		}
 		g.enter(at.col)
+		return g.filled(tokens, i, at)
 	case token.MappingValueType:
 		if i > 0 {
-			return g.key(tokens[i-1])
+			return g.key(tokens[i-1]) && g.filled(tokens, i, placeOf(tokens[i-1]))
 		}
+	}
+	return true
+}
+
+// filled counts the dashes and colons with no value behind them. at is where
+// the entry starts.
+func (g *guard) filled(tokens token.Tokens, i int, at place) bool {
+	next := i + 1
+	for next < len(tokens) && tokens[next].Type == token.CommentType {
+		next++
+	}
+	if next < len(tokens) {
+		after, behind := tokens[next], placeOf(tokens[next])
+		switch after.Type {
+		case token.CollectEntryType, token.SequenceEndType, token.MappingEndType:
+		default:
+			if g.flow() || behind.line == placeOf(tokens[i]).line || behind.col > at.col ||
+				behind.col == at.col && tokens[i].Type == token.MappingValueType && after.Type == token.SequenceEntryType {
+				return true
+			}
+		}
+	}
+	if g.absent++; g.absent > absentMax {
+		g.r.problem(at, fmt.Sprintf("more than %d values left out", absentMax), "")
+		return false
 	}
 	return true
 }
@@ -101,12 +177,19 @@ func (g *guard) refuse(tk *token.Token, at place) bool {
 	r := g.r
 	switch tk.Type {
 	case token.DocumentHeaderType:
-		if g.content {
+		if g.content || g.ended || len(g.levels) > 0 {
 			r.problem(at, "a second document starts here", "put each dataflow into a file of its own")
 			return false
 		}
 		return true // may come first
-	case token.DocumentEndType, token.CommentType:
+	case token.CommentType:
+		return true
+	case token.DocumentEndType:
+		if g.ended || g.flow() {
+			r.problem(at, "the end of a document (...) in a wrong place", "remove the line")
+			return false
+		}
+		g.ended = true
 		return true
 	case token.MappingKeyType:
 		r.problem(at, "keys that start with ? cannot be read", "write key: value")
@@ -118,11 +201,20 @@ func (g *guard) refuse(tk *token.Token, at place) bool {
 		return false
 	case token.MergeKeyType:
 		r.problem(at, "merge keys (<<) cannot be read", "write the keys out")
+	case token.AnchorType:
+		if g.anchors++; g.anchors > aliasesMax {
+			r.problem(at, fmt.Sprintf("more than %d anchors", aliasesMax), "")
+			return false
+		}
 	case token.AliasType:
 		if g.aliases++; g.aliases > aliasesMax {
 			r.problem(at, fmt.Sprintf("more than %d aliases", aliasesMax), "")
 			return false
 		}
+	}
+	if g.ended {
+		r.problem(at, "a second document starts here", "put each dataflow into a file of its own")
+		return false
 	}
 	g.content = true
 	return true
@@ -135,23 +227,27 @@ func (g *guard) key(k *token.Token) bool {
 		g.closeBlocks(at.col)
 		g.enter(at.col)
 	}
-	if len(g.levels) == 0 { // cannot be: enter has opened one
-		return true
-	}
-	top := &g.levels[len(g.levels)-1]
+	top := g.top()
 	top.keys++
 	g.pathBytes += len(k.Value) - top.keyBytes
 	top.keyBytes = len(k.Value)
-	switch {
-	case len(k.Value) > keyBytesMax:
+	if len(k.Value) > keyBytesMax {
 		g.r.problem(at, fmt.Sprintf("a key of %d bytes, %d are allowed", len(k.Value), keyBytesMax), "")
 		return false
-	case top.keys > keysMax:
+	}
+	return g.checkKeys(at)
+}
+
+func (g *guard) checkKeys(at place) bool {
+	if top := g.top(); max(top.keys, top.commas) > keysMax {
 		g.r.problem(at, fmt.Sprintf("a mapping of more than %d keys", keysMax), "split the dataflow")
 		return false
 	}
 	return true
 }
+
+// top is the innermost open level. key opens one; a comma counts only inside one.
+func (g *guard) top() *level { return &g.levels[len(g.levels)-1] }
 
 // closeBlocks ends the block levels that are indented deeper than col.
 func (g *guard) closeBlocks(col int) {

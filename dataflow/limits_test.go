@@ -67,6 +67,14 @@ func TestLimits(t *testing.T) {
 		{"indentation", repeat(100, func(i int) string { return strings.Repeat(" ", i) + "k:\n" }), "nested deeper than 24"},
 		{"aliases", head + "    args: [&x x, " + strings.Repeat("*x, ", 1001) + "]\n", "more than 1000 aliases"},
 		{"paths of keys", deepKeys(), "too many long keys"},
+		{"empty lines", "a: |\n" + strings.Repeat(" \n", 400000), "more than 100 empty lines"},
+		{"run of <", "a: " + strings.Repeat("<", 1000000), "100 characters < in a row"},
+		{"tabs in quotes", "a: \"" + strings.Repeat("x\t", 400000), "more than 1000 tabs"},
+		{"values left out", "nodes:\n" + strings.Repeat("-\n", 500000), "more than 4096 values left out"},
+		{"keys without colon", head + "    env: {" + strings.Repeat("b,", 400000), "more than 1100 keys"},
+		{"dashes in brackets", "a: [" + strings.Repeat("- ", 400000), "'- ' inside of brackets"},
+		{"ends of documents", strings.Repeat("...\n", 200000), "the end of a document"},
+		{"anchors", head + "    args: [" + repeat(1001, func(i int) string { return fmt.Sprintf("&a%d x, ", i) }) + "]\n", "more than 1000 anchors"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
