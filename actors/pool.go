@@ -42,6 +42,7 @@ type poolReply struct {
 	name    string     // grant
 	payload []byte     // read
 	stats   pool.Stats // stats
+	code    wire.Code  // grant: what to tell the node about err
 	err     error
 }
 
@@ -148,7 +149,7 @@ func (p *PoolActor) handle(r poolRequest) {
 		lease, err := p.pool.Reserve(wire.SessionID(r.session), r.geometry)
 		switch {
 		case err != nil:
-			p.reply(poolReply{poolRequest: r, err: limitError(err)})
+			p.reply(poolReply{poolRequest: r, code: wire.CodeQuota, err: err})
 		case lease.Region != nil:
 			p.granted(r, lease, lease.Region)
 		default:
@@ -232,11 +233,11 @@ func (p *PoolActor) finish(j poolJob) {
 	}
 	if j.err != nil {
 		p.pool.Abort(j.lease)
-		p.reply(poolReply{poolRequest: j.request, err: fmt.Errorf("%w: %w", wire.ErrNoMemory, j.err)})
+		p.reply(poolReply{poolRequest: j.request, code: wire.CodeNoMemory, err: j.err})
 		return
 	}
 	if err := p.pool.Commit(j.lease, j.region); err != nil {
-		p.reply(poolReply{poolRequest: j.request, err: err})
+		p.reply(poolReply{poolRequest: j.request, code: wire.CodeShuttingDown, err: err})
 		return
 	}
 	p.granted(j.request, j.lease, j.region)
@@ -278,9 +279,4 @@ func (p *PoolActor) shutdown(workers *sync.WaitGroup) {
 func (p *PoolActor) Stop() {
 	p.once.Do(func() { close(p.quit) })
 	<-p.stopped
-}
-
-// limitError gives a refusal of the books the wire's number.
-func limitError(err error) error {
-	return fmt.Errorf("%w: %w", wire.ErrQuota, err)
 }

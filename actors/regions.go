@@ -56,15 +56,11 @@ func (c *core) regionGranted(rep *poolReply) {
 	}
 	s.asking--
 	if rep.err != nil {
-		code := wire.CodeOf(rep.err)
-		if code == wire.CodeInternal {
-			code = wire.CodeNoMemory
-		}
 		text, holders := rep.err.Error(), c.holders(s)
 		if holders != "" {
 			text += "; " + holders
 		}
-		c.send(s, &wire.RegionDenied{Request: rep.request, Code: code, Text: clip(text, wire.TextBytesMax)})
+		c.send(s, &wire.RegionDenied{Request: rep.request, Code: rep.code, Text: clip(text, wire.TextBytesMax)})
 		c.journal.warn("region denied", zap.String("dataflow", s.node.flow.name), zap.String("node", s.node.id), zap.Error(rep.err), zap.String("held_by", holders))
 		return
 	}

@@ -338,7 +338,7 @@ var handlers = map[string]func(w *world, a args, body string){
 			switch r.kind {
 			case poolGrant:
 				if text := a.get("deny", ""); text != "" {
-					rep.err = fmt.Errorf("%w: %s", wire.ErrQuota, text)
+					rep.code, rep.err = wire.CodeQuota, errors.New(text)
 				} else {
 					w.last++
 					rep.region, rep.name = w.last, fmt.Sprintf("r%d", w.last)

@@ -32,6 +32,7 @@ type peer struct {
 	ports    wire.Ports
 	welcome  wire.Welcome // FrameMax, InlineMax, HeartbeatMS; the rest is filled in
 	remote   bool         // offers no shared memory
+	noFlow   bool         // leaves out the first Flow of each output
 	probe    *os.File
 	nonce    []byte
 
@@ -206,6 +207,12 @@ func (c *peerConn) welcomeIn() *peerConn {
 		ready.Reason = "nonce differs"
 	}
 	c.send(ready, &c.p.ports)
+	for i := range c.p.ports.Outputs {
+		if c.p.noFlow {
+			break
+		}
+		c.send(&wire.Flow{Output: wire.OutputIndex(i), Window: wire.WindowUnlimited})
+	}
 	return c
 }
 

@@ -107,6 +107,9 @@ func (b *miniBroker) talk(c *miniConn) {
 	}
 	attach, _ := m.(*wire.Attach)
 	c.send(&wire.Ready{Local: attach != nil && len(attach.Nonce) > 0}, ports)
+	for i := range ports.Outputs {
+		c.send(&wire.Flow{Output: wire.OutputIndex(i), Window: wire.WindowUnlimited})
+	}
 	b.join(hello.Node, c)
 	defer b.leave(hello.Node)
 	for {

@@ -96,6 +96,7 @@ func (n *Node) Close() error {
 func (s *session) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	s.n.receiver.lastWords(s)
 	s.link.send(&wire.Bye{Reason: "closed"})
 	err := s.link.waitIdle(ctx)
 	if tcp, ok := s.link.conn.(*net.TCPConn); ok && err == nil {

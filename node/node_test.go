@@ -202,6 +202,62 @@ func TestSendWaitsForRoomWithContext(t *testing.T) {
 	}
 }
 
+// TestFirstFlow: a message that goes out before the node knows the epoch would
+// not be for receivers with policy block.
+func TestFirstFlow(t *testing.T) {
+	p := newPeer(t)
+	p.noFlow = true
+	n, c := p.connect(p.config())
+	o := mustOutput(t, n, "out")
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	wantErr(t, o.Send(ctx, []byte("early")), context.DeadlineExceeded)
+	sent := make(chan error, 1)
+	go func() { sent <- o.Send(testContext(t), []byte("first")) }()
+	c.send(&wire.Flow{Output: 0, Epoch: 3, Receivers: 1, Window: 10})
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	if got := expectFrom[*wire.Publish](c); got.Epoch != 3 || string(got.Payload) != "first" {
+		t.Errorf("published %s", got)
+	}
+}
+
+// TestLastWords: what the user has consumed is told before the goodbye.
+func TestLastWords(t *testing.T) {
+	p := newPeer(t)
+	n, c := p.connect(p.config())
+	got := make(chan error, 1)
+	go func() {
+		_, err := n.Next(testContext(t))
+		got <- err
+	}()
+	for {
+		if m, err := c.receive(); err != nil {
+			t.Fatal(err)
+		} else if next, ok := m.(*wire.Next); ok && next.Limit > 0 {
+			break
+		}
+	}
+	c.send(&wire.Inputs{Items: []wire.Input{{Seq: 1, Length: 1, Payload: []byte("x")}}})
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+	go n.Close()
+	for {
+		m, err := c.receive()
+		if err != nil {
+			t.Fatalf("the node went without telling: %v", err)
+		}
+		if next, ok := m.(*wire.Next); ok && next.Consumed == 1 {
+			return
+		}
+		if _, ok := m.(*wire.Bye); ok {
+			t.Fatal("goodbye before the last next")
+		}
+	}
+}
+
 func TestBlockWindow(t *testing.T) {
 	p := newPeer(t)
 	n, c := p.connect(p.config())

@@ -28,7 +28,7 @@ type Output struct {
 	session *session   // nil while the broker is away
 	index   wire.OutputIndex
 	epoch   uint32
-	window  uint64 // Publishes allowed since the start of the session
+	window  uint64 // Publishes allowed since the start of the session; 0 until the first Flow
 	count   uint64 // Publishes made since then
 	seq     wire.Seq
 	closed  error // not nil: why nothing more can be published
@@ -288,7 +288,9 @@ func (o *Output) bind(s *session, index wire.OutputIndex, open bool) {
 		s.link.send(&wire.OutputClose{Output: index})
 	}
 	if o.session != s {
-		o.session, o.index, o.epoch, o.count, o.window = s, index, 0, 0, wire.WindowUnlimited
+		// Nothing may go out before the first Flow: its epoch says which
+		// receivers with policy block the message is for.
+		o.session, o.index, o.epoch, o.count, o.window = s, index, 0, 0, 0
 		o.receivers.Store(0)
 		o.waits.Store(false)
 	}

@@ -175,6 +175,20 @@ func (r *receiver) ask(s *session, limit uint64) appended {
 	return verdict
 }
 
+// lastWords tells the broker what the user has consumed, and gives back the tokens
+// that wait: what is not reported counts as lost.
+func (r *receiver) lastWords(s *session) {
+	r.mu.Lock()
+	verdict := appendDone
+	if v := &s.recv; v.consumed != v.reported || len(v.done) > 0 {
+		verdict = r.ask(s, v.delivered)
+	}
+	r.mu.Unlock()
+	if verdict == appendWrite {
+		s.link.flush()
+	}
+}
+
 // deliver queues what one frame has brought. The items lie in c.
 func (r *receiver) deliver(s *session, items []wire.Input, c *chunk) error {
 	r.mu.Lock()
