@@ -32,6 +32,7 @@ func TestDemo(t *testing.T) {
 	}{
 		{"ends by itself", testDemoEndsByItself},
 		{"interrupted", testDemoInterrupted},
+		{"interrupted twice", testDemoInterruptedTwice},
 		{"node killed", testDemoWhoseNodeIsKilled},
 		{"killed", testDemoKilled},
 		{"running broker", testDemoWithARunningBroker},
@@ -196,6 +197,21 @@ func testDemoInterrupted(t *testing.T, program string) {
 	}
 	status, text := d.end()
 	if status != exitOK || strings.Contains(text, "FAILED") {
+		t.Errorf("exit status %d\n%s", status, text)
+	}
+	noProcesses(t, program)
+	d.noMemory()
+}
+
+func testDemoInterruptedTwice(t *testing.T, program string) {
+	d := startDemo(t, program)
+	for range 2 {
+		if err := d.command.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// It may have ended in good order before the second one.
+	if status, text := d.end(); status != exitOK && !strings.Contains(text, demo.ErrHurried.Error()) {
 		t.Errorf("exit status %d\n%s", status, text)
 	}
 	noProcesses(t, program)

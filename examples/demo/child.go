@@ -80,11 +80,11 @@ const (
 	terminateGrace = 2 * time.Second
 )
 
-// endChildren waits for the children, which have been told to stop; then asks
+// endChildren waits for the children if they have been told to stop; then asks
 // with SIGTERM, then kills. It returns when all are reaped, with the names of
-// those that had to be asked. hurry skips the waiting.
-func endChildren(hurry context.Context, children []*child) (asked []string) {
-	if awaitChildren(hurry, children, stopGrace) {
+// those that had to be asked. hurry ends the waiting.
+func endChildren(hurry context.Context, told bool, children []*child) (asked []string) {
+	if told && awaitChildren(hurry, children, stopGrace) {
 		return nil
 	}
 	for _, c := range children {

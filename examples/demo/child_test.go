@@ -42,7 +42,7 @@ func TestChildrenEnd(t *testing.T) {
 	polite := shell(t, "polite", reportScript+"exit 0")
 	<-polite.done
 	stubborn := shell(t, "stubborn", "trap '' TERM; "+reportScript+"while :; do read line; done < /dev/zero")
-	asked := endChildren(hurry, []*child{polite, stubborn})
+	asked := endChildren(hurry, true, []*child{polite, stubborn})
 	if len(asked) != 1 || asked[0] != "stubborn" {
 		t.Errorf("asked %v", asked)
 	}
@@ -66,11 +66,22 @@ func TestChildrenEndByThemselves(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	c := shell(t, "short", reportScript+"echo out; echo err >&2")
-	if asked := endChildren(t.Context(), []*child{c}); len(asked) != 0 {
+	if asked := endChildren(t.Context(), true, []*child{c}); len(asked) != 0 {
 		t.Errorf("asked %v", asked)
 	}
 	if got := c.output.prefixed("short"); !strings.Contains(got, "short | out\n") || !strings.Contains(got, "short | err\n") {
 		t.Errorf("output %q", got)
+	}
+}
+
+func TestChildrenThatWereNotTold(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	c := shell(t, "untold", reportScript+"while :; do read line; done < /dev/zero")
+	asked := endChildren(t.Context(), false, []*child{c})
+	var status *exec.ExitError
+	if len(asked) != 1 || !asExit(c.err, &status) || status.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+		t.Errorf("asked %v, ended %v", asked, c.err)
 	}
 }
 
@@ -80,7 +91,7 @@ func TestChildHasItsOwnProcessGroup(t *testing.T) {
 	hurry, now := context.WithCancel(t.Context())
 	now()
 	c := shell(t, "group", reportScript+"while :; do read line; done < /dev/zero")
-	defer endChildren(hurry, []*child{c})
+	defer endChildren(hurry, true, []*child{c})
 	pid := c.command.Process.Pid
 	if group, err := syscall.Getpgid(pid); err != nil || group != pid {
 		t.Errorf("process %d is in group %d, %v", pid, group, err)

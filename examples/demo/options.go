@@ -19,6 +19,10 @@ var Flow string
 // The summary says what.
 var ErrFailed = errors.New("demo: a check failed")
 
+// ErrHurried is what Run returns when Options.Hurry ended. Everything is taken
+// away, nothing is checked.
+var ErrHurried = errors.New("demo: ended at once, nothing was checked")
+
 // Options of Run. NodeCommand, Out and one of Addr and StartBroker are needed.
 type Options struct {
 	// Addr of a running broker, host:port. Empty: StartBroker is called.

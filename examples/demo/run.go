@@ -48,9 +48,14 @@ func Run(ctx context.Context, o Options) error {
 	}
 	asked, err := r.endAll()
 	failure = errors.Join(failure, err)
+	if o.Hurry.Err() != nil {
+		return errors.Join(failure, ErrHurried) // what was not waited for cannot be judged
+	}
 	checks := r.watch.verdict()
 	r.detach()
-	checks = append(checks, r.checkMemory())
+	if r.broker != nil { // what another one holds and copies is not ours alone
+		checks = append(checks, r.watch.checkCopies(), r.checkMemory())
+	}
 	summary := r.watch.snapshot(r.elapsed, "", true)
 	if failure != nil && summary.Frames == 0 {
 		return r.explain(failure) // nothing ran that could be summed up
@@ -252,15 +257,10 @@ func (r *runner) refresh(ctx context.Context) error {
 func (r *runner) endAll() (asked []string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), controlTimeout)
 	defer cancel()
-	hurry := r.options.Hurry
-	if len(r.children) < len(programs) {
-		// They wait for others that will never come.
-		ended, cancel := context.WithCancel(context.Background())
-		cancel()
-		hurry = ended
-	}
 	err = r.client.Call(ctx, wire.VerbStop, wire.StopRequest{Dataflow: r.name}, nil)
-	asked = endChildren(hurry, r.children)
+	// Without the camera, those behind it would wait for its end for ever.
+	told := err == nil && len(r.children) == len(programs)
+	asked = endChildren(r.options.Hurry, told, r.children)
 	if err != nil {
 		return asked, fmt.Errorf("stop: %w", err)
 	}
@@ -290,15 +290,9 @@ func (r *runner) detach() {
 	}
 }
 
-// checkMemory looks for shared memory of a broker that has ended.
+// checkMemory looks for shared memory of our broker, which has ended.
 func (r *runner) checkMemory() Check {
 	c := Check{Name: "shared memory given back", OK: true}
-	if r.broker == nil {
-		r.watch.mutex.Lock()
-		defer r.watch.mutex.Unlock()
-		c.Detail = fmt.Sprintf("the broker goes on, with %d regions", r.watch.status.Memory.Regions)
-		return c
-	}
 	left, err := filepath.Glob("/dev/shm/*-" + r.instance + "-*")
 	if err != nil || len(left) > 0 {
 		c.OK = false

@@ -36,13 +36,18 @@ type watch struct {
 	reports map[string]Report // the last of each node
 	status  wire.Status       // the last one
 	logged  map[edge]uint64   // drops by the broker's drop log
+	remote  map[string]string // nodes without shared memory, and why
 }
 
 // edge names an edge of the demo's dataflow.
 type edge struct{ from, to string }
 
 func newWatch() *watch {
-	return &watch{reports: make(map[string]Report), logged: make(map[edge]uint64)}
+	return &watch{
+		reports: make(map[string]Report),
+		logged:  make(map[edge]uint64),
+		remote:  make(map[string]string),
+	}
 }
 
 func (w *watch) report(r Report) {
@@ -70,6 +75,11 @@ func (w *watch) update(dataflow string, status wire.Status) {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	w.status = status
+	for _, n := range status.Nodes {
+		if n.Dataflow == dataflow && n.Connected && !n.Local {
+			w.remote[n.Node] = n.LocalReason
+		}
+	}
 }
 
 // settled reports whether the log has told of all drops that are counted.

@@ -104,6 +104,31 @@ func (w *watch) checkLog() Check {
 	return c
 }
 
+// checkCopies is about a broker that served nobody else.
+func (w *watch) checkCopies() Check {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	if len(w.remote) > 0 {
+		c := Check{Name: "payloads went through connections", OK: true}
+		for _, p := range programs {
+			if reason, ok := w.remote[p.name]; ok {
+				c.Detail = fmt.Sprintf("%d of %d nodes share no memory with the broker: %s", len(w.remote), len(programs), reason)
+				break
+			}
+		}
+		return c
+	}
+	copied, carried := w.status.Counters.PayloadCopyBytes, uint64(0)
+	for _, e := range w.status.Edges {
+		carried += e.Bytes
+	}
+	return Check{
+		Name:   "no payload copied by the broker",
+		OK:     copied == 0,
+		Detail: fmt.Sprintf("%.1f MB were delivered, %d bytes copied", float64(carried)/1e6, copied),
+	}
+}
+
 func (w *watch) checkEnds() Check {
 	var missing []string
 	for _, p := range programs {

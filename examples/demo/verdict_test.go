@@ -105,6 +105,24 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+func TestCopies(t *testing.T) {
+	w := goodRun()
+	if c := w.checkCopies(); !c.OK {
+		t.Errorf("%+v", c)
+	}
+	w.status.Counters.PayloadCopyBytes = 1
+	if c := w.checkCopies(); c.OK || !strings.Contains(c.Detail, "1 bytes copied") {
+		t.Errorf("%+v", c)
+	}
+	w.update("demo", wire.Status{
+		Nodes:    []wire.NodeStatus{{Dataflow: "demo", Node: "slow", Connected: true, LocalReason: "far away"}},
+		Counters: wire.Counters{PayloadCopyBytes: 1},
+	})
+	if c := w.checkCopies(); !c.OK || !strings.Contains(c.Detail, "1 of 5 nodes") || !strings.Contains(c.Detail, "far away") {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestSettled(t *testing.T) {
 	w := goodRun()
 	if !w.settled() {
@@ -119,18 +137,18 @@ func TestSettled(t *testing.T) {
 const wantSummary = `
 100 pictures in 4.0 s, as each receiver saw them:
 
-  edge                         policy       messages      Hz    MB/s   p50 ms   p99 ms  dropped
-  timer/hz/30 → camera/tick    drop-newest       100    25.0     0.0     0.25     12.5        0
-  camera/image → edges/frame   block             100    25.0    25.0     0.25     12.5        0
-  camera/image → motion/frame  block             100    25.0    25.0     0.25     12.5        0
-  edges/image → sink/edges     block             100    25.0     7.5     0.25     12.5        0
-  motion/pan → sink/pan        block              99    24.8     0.0     0.25     12.5        0
-  camera/image → slow/frame    drop-oldest        60    15.0    15.0     0.25     12.5       40
+edge                      policy      messages    Hz  MB/s p50 ms p99 ms dropped
+timer/hz/30→camera/tick   drop-newest      100  25.0   0.0   0.25   12.5       0
+camera/image→edges/frame  block            100  25.0  25.0   0.25   12.5       0
+camera/image→motion/frame block            100  25.0  25.0   0.25   12.5       0
+edges/image→sink/edges    block            100  25.0   7.5   0.25   12.5       0
+motion/pan→sink/pan       block             99  24.8   0.0   0.25   12.5       0
+camera/image→slow/frame   drop-oldest       60  15.0  15.0   0.25   12.5      40
 
-  ok      every result verified: 100 edge pictures and 99 pans (1 cuts) are right, 0 and 0 wrong
-  ok      no message lost on a block edge: 399 messages on 4 edges, sent = published = delivered = received
-  ok      every drop logged: 40 counted, 40 logged, equal on each of 6 edges
-  ok      every node ended in good order: camera, edges, motion, sink, slow
+ok      every result verified: 100 edge pictures and 99 pans (1 cuts) are right, 0 and 0 wrong
+ok      no message lost on a block edge: 399 messages on 4 edges, sent = published = delivered = received
+ok      every drop logged: 40 counted, 40 logged, equal on each of 6 edges
+ok      every node ended in good order: camera, edges, motion, sink, slow
 
 `
 
@@ -171,7 +189,7 @@ func TestTable(t *testing.T) {
 	m := &tableModel{interrupt: func() { interrupts++ }, width: 100}
 	m.Update(goodRun().snapshot(1500*time.Millisecond, "running", true))
 	text := m.View().Content
-	for _, want := range []string{"1.5 s", "100 pictures and 99 pans verified", "camera/image → slow/frame", "40", "dropped"} {
+	for _, want := range []string{"1.5 s", "100 pictures and 99 pans verified", "camera/image→slow/frame", "40", "dropped"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in\n%s", want, text)
 		}
