@@ -134,7 +134,11 @@ func (g *guard) see(tokens token.Tokens, i int, tk *token.Token) bool {
 		}
 	case token.SequenceEntryType:
 		if g.flow() {
-			g.r.problem(at, "not valid YAML: '- ' inside of brackets", "separate the values with commas")
+			message, suggestion := "'- ' inside of brackets", "separate the values with commas"
+			if i > 0 && placeOf(tokens[i-1]).line != at.line {
+				message, suggestion = "a closing bracket is missing before this line", "add ] or }"
+			}
+			g.r.problem(at, "not valid YAML: "+message, suggestion)
 			return false
 		}
 		g.enter(at.col)
