@@ -42,6 +42,10 @@ const (
 	acceptRetryMax = 500 * time.Millisecond
 )
 
+// errNotWatched is why a connection failed that gnet has closed again without a
+// word: its loop could not add it to its epoll.
+var errNotWatched = errors.New("the event loop could not watch it")
+
 // acceptor takes connections from the listener and gives them to the loops, as
 // long as there is room. It survives the lack of file descriptors: one is kept
 // in reserve, to accept and refuse with.
@@ -161,6 +165,9 @@ func (a *acceptor) admit(conn net.Conn) {
 	a.enrollStart.Store(s.opened.UnixNano())
 	_, err := srv.engine.EnrollContext(conn, s) // closes conn, whatever comes of it
 	a.enrollStart.Store(0)
+	if err == nil && !s.attached.Load() {
+		err = errNotWatched
+	}
 	if err != nil {
 		srv.remove(s)
 		srv.counters.refused.Add(1)

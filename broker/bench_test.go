@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/brokerd/brokerd/dataflow"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -87,58 +89,90 @@ func BenchmarkOneWayDirect(b *testing.B) {
 	}
 }
 
-// As many small messages as go through, with credits for all.
+// As many small messages as go through without loss: the receiver's policy is
+// block, so the sender keeps to its window.
 func BenchmarkThroughput(b *testing.B) {
 	for _, loops := range []int{1, 2} {
 		b.Run(fmt.Sprintf("loops=%d", loops), func(b *testing.B) {
-			tb := startBroker(b, func(cfg *Config) { cfg.EventLoops = loops })
+			yaml := strings.Replace(testFlow, "2000", "2000, policy: block", 1)
+			tb := startBroker(b, func(cfg *Config) {
+				cfg.EventLoops = loops
+				cfg.Flows = []*dataflow.Flow{parseFlow(b, yaml)}
+			})
 			camera, sink := tb.join("camera"), tb.join("sink")
-			camera.SetDeadline(time.Time{})
-			sink.SetDeadline(time.Time{})
+			_, _ = camera.SetDeadline(time.Time{}), sink.SetDeadline(time.Time{})
 			sink.send(&wire.Next{Limit: 1 << 40})
-			total := b.N
+			total := uint64(b.N)
 			b.ResetTimer()
-			go func() {
-				// At most so many are under way: fewer than the queue holds, so
-				// that none is dropped.
-				w := bufio.NewWriterSize(camera, 64<<10)
-				enc, out, payload := wire.NewEncoder(), []byte(nil), make([]byte, 64)
-				for seq := 1; seq <= total; seq++ {
-					out = enc.Append(out[:0], &wire.Publish{Seq: wire.Seq(seq), Length: 64, Payload: payload})
-					if _, err := w.Write(out); err != nil {
-						return
-					}
-				}
-				_ = w.Flush()
-			}()
-			enc, out := wire.NewEncoder(), []byte(nil)
-			r := bufio.NewReaderSize(sink, 64<<10)
-			dec, buf := wire.NewDecoder(), []byte(nil)
-			var received uint64
-			for last := wire.Seq(0); last < wire.Seq(total); {
-				body, err := wire.ReadFrame(r, 1<<30, buf)
-				if err != nil {
-					b.Fatal(err)
-				}
-				buf = body
-				m, err := dec.Decode(body)
-				if err != nil {
-					b.Fatal(err)
-				}
-				inputs, ok := m.(*wire.Inputs)
-				if !ok {
-					continue
-				}
-				received += uint64(len(inputs.Items))
-				last = inputs.Items[len(inputs.Items)-1].Seq
-				out = enc.Append(out[:0], &wire.Next{Limit: 1 << 40, Consumed: received})
-				if _, err := sink.Write(out); err != nil {
-					b.Fatal(err)
-				}
-			}
+			go publishAll(camera, total)
+			received, err := receiveAll(sink, total)
 			b.StopTimer()
+			if err != nil || received != total {
+				b.Fatalf("%d of %d messages, %v", received, total, err)
+			}
 			b.ReportMetric(float64(received)/b.Elapsed().Seconds(), "msg/s")
-			b.ReportMetric(float64(uint64(total)-received)/float64(total), "dropped/op")
 		})
 	}
+}
+
+// publishAll sends as fast as the window allows.
+func publishAll(p *peer, total uint64) {
+	windows := make(chan *wire.Flow, 1024)
+	go func() {
+		defer close(windows)
+		for {
+			m, err := p.next()
+			if err != nil {
+				return
+			}
+			if flow, ok := m.(*wire.Flow); ok {
+				f := *flow
+				windows <- &f
+			}
+		}
+	}()
+	var now wire.Flow
+	enc, out, payload := wire.NewEncoder(), []byte(nil), make([]byte, 64)
+	for seq := uint64(0); seq < total; {
+		for f := now; f.Window <= seq || f.Receivers == 0 || len(windows) > 0; f = now {
+			next, ok := <-windows
+			if !ok {
+				return
+			}
+			now = *next
+		}
+		out = out[:0]
+		for ; seq < min(now.Window, total) && len(out) < 32<<10; seq++ {
+			out = enc.Append(out, &wire.Publish{Epoch: now.Epoch, Seq: wire.Seq(seq + 1), Length: 64, Payload: payload})
+		}
+		if _, err := p.Write(out); err != nil {
+			return
+		}
+	}
+}
+
+// receiveAll takes messages and gives credits until it has seen the last one.
+func receiveAll(p *peer, total uint64) (received uint64, err error) {
+	enc, out := wire.NewEncoder(), []byte(nil)
+	r := bufio.NewReaderSize(p, 64<<10)
+	dec, buf := wire.NewDecoder(), []byte(nil)
+	for received < total {
+		if buf, err = wire.ReadFrame(r, 1<<30, buf); err != nil {
+			return received, err
+		}
+		m, err := dec.Decode(buf)
+		if err != nil {
+			return received, err
+		}
+		inputs, ok := m.(*wire.Inputs)
+		if !ok {
+			continue
+		}
+		received += uint64(len(inputs.Items))
+		out = enc.Append(out[:0], &wire.Next{Limit: 1 << 40, Consumed: received})
+		if _, err := p.Write(out); err != nil {
+			return received, err
+		}
+	}
+	return received, nil
 }

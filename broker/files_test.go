@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -49,6 +50,7 @@ func noFilesChild() {
 	}
 	cfg := Defaults()
 	cfg.Listen, cfg.SharedMemory = "127.0.0.1:0", false
+	cfg.DrainTimeout, cfg.LingerTimeout = 100*time.Millisecond, 100*time.Millisecond
 	flow, _, err := dataflow.Parse("test", []byte(testFlow), dataflow.Options{})
 	if err != nil {
 		fail(err)

@@ -15,17 +15,22 @@ const assemblerKeepBytes = 16 << 10
 // copied, into memory that grows with what has really arrived: a length prefix
 // alone, however large, costs nothing.
 type assembler struct {
+	// Immutable. bytesMax is the longest body, asked once a frame. each is called
+	// for every body; it may use it during the call only, unless owned says that
+	// it is the callee's to keep.
+	bytesMax func() uint64
+	each     func(body []byte, owned bool) error
+
 	partial []byte // beginning of a frame, its length prefix included
 }
 
-// feed takes the next bytes and calls each for every frame body that is
-// complete. bytesMax is asked once a frame. It ends at the first error, its own
-// (a *wire.ProtocolError about the length) or that of each. A body is valid
-// during the call only, unless owned says that it is the callee's to keep.
-func (a *assembler) feed(data []byte, bytesMax func() uint64, each func(body []byte, owned bool) error) error {
+// feed takes the next bytes and calls each for every frame that is complete with
+// them. It ends at the first error: its own, a *wire.ProtocolError about the
+// length, or that of each.
+func (a *assembler) feed(data []byte) error {
 	for len(data) > 0 {
 		if len(a.partial) > 0 {
-			body, rest, err := a.resume(data, bytesMax())
+			body, rest, err := a.resume(data, a.bytesMax())
 			if err != nil {
 				return err
 			}
@@ -36,12 +41,12 @@ func (a *assembler) feed(data []byte, bytesMax func() uint64, each func(body []b
 			if a.partial = a.partial[:0]; owned {
 				a.partial = nil
 			}
-			if err := each(body, owned); err != nil {
+			if err := a.each(body, owned); err != nil {
 				return err
 			}
 			continue
 		}
-		body, rest, err := wire.NextFrame(data, bytesMax())
+		body, rest, err := wire.NextFrame(data, a.bytesMax())
 		if err != nil {
 			return err
 		}
@@ -49,7 +54,7 @@ func (a *assembler) feed(data []byte, bytesMax func() uint64, each func(body []b
 			a.partial = append(a.partial, data...)
 			return nil
 		}
-		if err := each(body, false); err != nil {
+		if err := a.each(body, false); err != nil {
 			return err
 		}
 		data = rest

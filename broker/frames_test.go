@@ -32,22 +32,21 @@ func TestAssemblerCuts(t *testing.T) {
 		stream = append(stream, frameOf(body)...)
 	}
 	for _, most := range []int{1, 7, 100, 5000, len(stream)} {
-		var a assembler
 		got, rest := 0, bytes.Clone(stream)
+		a := assembler{bytesMax: func() uint64 { return 1 << 20 }, each: func(body []byte, owned bool) error {
+			if !bytes.Equal(body, bodies[got]) {
+				t.Fatalf("reads of up to %d: body %d is wrong", most, got)
+			}
+			if owned {
+				clear(body) // ours: the assembler must not need it again
+			}
+			got++
+			return nil
+		}}
 		for len(rest) > 0 {
 			n := 1 + rnd.IntN(min(most, len(rest)))
 			piece := bytes.Clone(rest[:n])
-			err := a.feed(piece, func() uint64 { return 1 << 20 }, func(body []byte, owned bool) error {
-				if !bytes.Equal(body, bodies[got]) {
-					t.Fatalf("reads of up to %d: body %d is wrong", most, got)
-				}
-				if owned {
-					clear(body) // ours: the assembler must not need it again
-				}
-				got++
-				return nil
-			})
-			if err != nil {
+			if err := a.feed(piece); err != nil {
 				t.Fatal(err)
 			}
 			clear(piece)
@@ -67,12 +66,13 @@ func TestAssemblerLength(t *testing.T) {
 	}{{0, wire.ErrFrameEmpty}, {1001, wire.ErrFrameTooLong}, {1 << 63, wire.ErrFrameTooLong}, {^uint64(0), wire.ErrFrameTooLong}} {
 		prefix := binary.LittleEndian.AppendUint64(nil, c.length)
 		for cut := 1; cut <= len(prefix); cut++ {
-			var a assembler
-			each := func([]byte, bool) error { t.Fatal("a body"); return nil }
-			limit := func() uint64 { return 1000 }
-			err := a.feed(prefix[:cut], limit, each)
+			a := assembler{
+				bytesMax: func() uint64 { return 1000 },
+				each:     func([]byte, bool) error { t.Fatal("a body"); return nil },
+			}
+			err := a.feed(prefix[:cut])
 			if err == nil {
-				err = a.feed(prefix[cut:], limit, each)
+				err = a.feed(prefix[cut:])
 			}
 			if !errors.Is(err, c.want) {
 				t.Fatalf("length %d cut at %d: %v", c.length, cut, err)
@@ -86,17 +86,18 @@ func TestAssemblerLength(t *testing.T) {
 
 // Memory grows with what has arrived, not with what was announced.
 func TestAssemblerMemory(t *testing.T) {
-	var a assembler
 	const announced = 64 << 20
-	limit := func() uint64 { return announced }
-	each := func([]byte, bool) error { return nil }
-	if err := a.feed(binary.LittleEndian.AppendUint64(nil, announced), limit, each); err != nil {
+	a := assembler{
+		bytesMax: func() uint64 { return announced },
+		each:     func([]byte, bool) error { return nil },
+	}
+	if err := a.feed(binary.LittleEndian.AppendUint64(nil, announced)); err != nil {
 		t.Fatal(err)
 	}
 	arrived := 0
 	for range 40 {
 		piece := make([]byte, 10_000)
-		if err := a.feed(piece, limit, each); err != nil {
+		if err := a.feed(piece); err != nil {
 			t.Fatal(err)
 		}
 		arrived += len(piece)

@@ -109,6 +109,9 @@ func (m *minder) cutSlow(now time.Time, s *session, state outboxState) {
 // heartbeat asks silent peers for a sign of life, and ends those that give none:
 // remote ones, because behind a dead link nothing else would ever tell.
 func (m *minder) heartbeat(now time.Time, s *session, state outboxState) {
+	if state.queued > 0 && !s.local.Load() {
+		return // a Ping would wait behind the rest: SlowTimeout decides
+	}
 	unanswered := s.unanswered.Load()
 	if unanswered == 0 && s.unresponsive {
 		s.unresponsive = false

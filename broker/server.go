@@ -71,6 +71,7 @@ func (n *counters) addTo(c *wire.Counters) {
 func (srv *server) OnOpen(c gnet.Conn) ([]byte, gnet.Action) {
 	s := c.Context().(*session)
 	s.conn = c
+	s.attached.Store(true)
 	s.out.attach(c.Fd(), func() { _ = c.Close() })
 	return nil, gnet.None
 }

@@ -19,9 +19,6 @@ import (
 // saying goodbye.
 var ErrPeerGone = errors.New("peer closed the connection without goodbye")
 
-// errUnresponsive is why a silent remote peer was disconnected.
-var errUnresponsive = fmt.Errorf("%w: no sign of life", wire.ErrTimeout)
-
 // longBodyBytes is the length from which a body is not left to the session's own
 // decoder.
 const longBodyBytes = 256 << 10
@@ -57,6 +54,7 @@ type session struct {
 	goodbye   bool // the peer has sent Bye
 
 	// Shared.
+	attached    atomic.Bool // a loop has taken it
 	established atomic.Bool
 	local       atomic.Bool
 	heard       atomic.Int64 // Unix nanoseconds of the last sign of life
@@ -77,6 +75,7 @@ func newSession(srv *server, id actors.ConnID, remote string) *session {
 		dec: wire.NewDecoder(), enc: wire.NewEncoder(),
 	}
 	s.heard.Store(s.opened.UnixNano())
+	s.in = assembler{bytesMax: s.frameBytesMax, each: s.frame}
 	s.out = outbox{id: uint64(id), fd: -1, bytesMax: srv.cfg.OutboundBytesMax, flusher: srv.flusher}
 	return s
 }
@@ -183,7 +182,7 @@ func (s *session) traffic() {
 	if s.out.ending() || s.authFailed.Load() != 0 {
 		return // what a refused peer still says is read only to be thrown away
 	}
-	err := s.in.feed(data, s.frameBytesMax, s.frame)
+	err := s.in.feed(data)
 	s.post()
 	if len(s.pongs) > 0 {
 		s.Send(s.pongs)
