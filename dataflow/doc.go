@@ -12,7 +12,8 @@
 // A file is untrusted input. Its size, depth and counts are limited before
 // anything is built from them (see the constants and guard.go), and all that is
 // wrong with it is reported at once, as an *Errors with one Problem a finding.
-// Only YAML that cannot be parsed at all ends the reading at its first error.
+// Only what stops short of a syntax tree (not YAML, or refused by guard.go) ends
+// the reading before keys and values are looked at.
 //
 // The way of a file: load.go (bytes) → text.go (lines) → guard.go (tokens,
 // limits) → tree.go (syntax tree) → read.go, readnode.go, readinput.go (keys and
