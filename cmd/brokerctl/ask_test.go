@@ -2,9 +2,7 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"net"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -255,25 +253,6 @@ func TestCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		if code, out, stderr := command("completion", shell); code != 0 || len(out) < 1000 {
 			t.Errorf("%s: exit status %d: %s", shell, code, stderr)
-		}
-	}
-}
-
-// brokerctl knows the broker through its wire protocol only.
-func TestImports(t *testing.T) {
-	entries, err := os.ReadDir(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, entry := range entries {
-		text, err := os.ReadFile(entry.Name())
-		if entry.IsDir() || errors.Is(err, os.ErrNotExist) || !strings.HasSuffix(entry.Name(), ".go") {
-			continue
-		}
-		for _, forbidden := range []string{"broker", "actors", "shmpool/alloc", "shmpool/pool", "cmd"} {
-			if strings.Contains(string(text), `"github.com/brokerd/brokerd/`+forbidden+`"`) {
-				t.Errorf("%s imports %s", entry.Name(), forbidden)
-			}
 		}
 	}
 }

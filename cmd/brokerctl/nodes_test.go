@@ -75,6 +75,14 @@ func runTestNode(part string) int {
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("pid", os.Getpid())
 		select {}
+	case "tidy": // does not listen to Stop, and takes its time after SIGTERM
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, syscall.SIGTERM)
+		fmt.Println("pid", os.Getpid())
+		<-signals
+		time.Sleep(2 * termInterval) // its part
+		fmt.Println("tidied up")
+		return 0
 	case "deaf": // does not listen to Stop
 		fmt.Println("pid", os.Getpid())
 		<-ctx.Done()

@@ -193,15 +193,20 @@ func TestRunInterrupted(t *testing.T) {
 // Stop does not reach a deaf node: SIGTERM does, and that is a good end.
 func TestRunTerminates(t *testing.T) {
 	_, addr := broker(t)
-	p := brokerctl(t, addr, "run", flowFile(t, t.TempDir(), "a=deaf in=b/out", "b=deaf"), "--grace", "100ms")
-	pids := []int{pidOf(t, p, "a"), pidOf(t, p, "b")}
+	p := brokerctl(t, addr, "run", flowFile(t, t.TempDir(), "a=deaf in=b/out", "b=deaf in=c/out", "c=tidy"), "--grace", "100ms")
+	pids := []int{pidOf(t, p, "a"), pidOf(t, p, "b"), pidOf(t, p, "c")}
 	p.signal(syscall.SIGINT)
 	p.exits(0)
 	stderr := p.err.text()
-	first, second := strings.Index(stderr, "b did not stop by itself: SIGTERM"), strings.Index(stderr, "a did not stop by itself: SIGTERM")
-	if first < 0 || second < first {
-		t.Errorf("SIGTERM went not to the source first: %s", stderr)
+	last := -1
+	for _, name := range []string{"c", "b", "a"} {
+		at := strings.Index(stderr, name+" did not stop by itself: SIGTERM")
+		if at <= last {
+			t.Errorf("SIGTERM did not go round sources first: %s", stderr)
+		}
+		last = at
 	}
+	p.sees(p.out, "c | tidied up") // nobody is killed before his time
 	for _, pid := range pids {
 		gone(t, pid)
 	}

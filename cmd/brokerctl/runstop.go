@@ -19,6 +19,9 @@ const (
 	killAfter = 3 * time.Second
 	// reapTimeout is how long a killed process may take to be gone.
 	reapTimeout = 3 * time.Second
+	// stopInterval is the time until Stop is sent again: a node that was not
+	// connected when it went out (just started, just reconnecting) missed it.
+	stopInterval = time.Second
 	// redialInterval is the pause between two tries to find a lost broker.
 	redialInterval = 250 * time.Millisecond
 )
@@ -30,6 +33,7 @@ const (
 	running     stage = iota
 	stopSent          // the broker told the nodes to stop
 	terminating       // SIGTERM goes round
+	terminated        // everybody has got it
 	killing           // SIGKILL went to all that are left
 )
 
@@ -59,7 +63,7 @@ func (r *runner) untilOver(ctx context.Context, failure error) error {
 	defer cancel()
 	alive := len(r.children)
 	if failure != nil {
-		e.stop("")
+		e.stop(ctx, "")
 	} else if alive == 0 {
 		r.printer.event(eventInfo, "", 0, "nothing to start: the dataflow stays with the broker until Ctrl-C")
 	}
@@ -68,12 +72,12 @@ func (r *runner) untilOver(ctx context.Context, failure error) error {
 		select {
 		case c := <-r.exits:
 			alive--
-			e.ended(c, alive)
+			e.ended(ctx, c, alive)
 		case <-r.signals:
 			if idle {
 				return nil
 			}
-			e.signalled()
+			e.signalled(ctx)
 		case <-e.alarm.C:
 			if e.next() {
 				return e.abandon()
@@ -89,7 +93,7 @@ func (r *runner) untilOver(ctx context.Context, failure error) error {
 			case f.err != nil && idle:
 				return f.err
 			case f.err != nil:
-				e.fail(f.err)
+				e.fail(ctx, f.err)
 				continue
 			}
 			r.client = f.client
@@ -101,7 +105,7 @@ func (r *runner) untilOver(ctx context.Context, failure error) error {
 }
 
 // ended takes note of one child's end.
-func (e *ending) ended(c *child, alive int) {
+func (e *ending) ended(ctx context.Context, c *child, alive int) {
 	words, ok := c.result()
 	if ok {
 		e.printer.event(eventEnded, c.name, 0, words)
@@ -111,7 +115,7 @@ func (e *ending) ended(c *child, alive int) {
 			e.failure = &exitError{code: exitFailed, err: fmt.Errorf("node %s %s", c.name, words)}
 		}
 		if e.stage == running && alive > 0 {
-			e.stop("stopping the other nodes")
+			e.stop(ctx, "stopping the other nodes")
 		}
 	}
 	if e.stage == terminating && len(e.queue) > 0 {
@@ -121,41 +125,54 @@ func (e *ending) ended(c *child, alive int) {
 
 // fail ends the run because of something else than a node. It does not matter
 // any more to one that is ending anyway.
-func (e *ending) fail(err error) {
+func (e *ending) fail(ctx context.Context, err error) {
 	if e.stage != running {
 		return
 	}
 	if e.failure == nil {
 		e.failure = err
 	}
-	e.stop("stopping the nodes")
+	e.stop(ctx, "stopping the nodes")
 }
 
-func (e *ending) signalled() {
+func (e *ending) signalled(ctx context.Context) {
 	if e.stage == running {
-		e.stop("stopping; once more kills at once")
+		e.stop(ctx, "stopping; once more kills at once")
 		return
 	}
 	e.kill()
 }
 
 // stop opens the end: the broker tells every node.
-func (e *ending) stop(why string) {
+func (e *ending) stop(ctx context.Context, why string) {
 	if why != "" {
 		e.printer.event(eventInfo, "", 0, why)
 	}
 	e.stage = stopSent
 	e.alarm.Reset(e.options.grace)
-	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
-	client := e.client
 	// On the side: an answer that is late must not delay what comes next.
-	go func() {
-		defer cancel()
-		err := client.Call(ctx, wire.VerbStop, wire.StopRequest{Dataflow: e.flow.Name}, nil)
-		if err != nil && !errors.Is(err, control.ErrClosed) {
-			e.printer.event(eventInfo, "", 0, fmt.Sprintf("the broker did not pass Stop on: %v", err))
+	go e.sendStop(ctx, e.client)
+}
+
+// sendStop has the broker tell every node to stop, until the run is over.
+func (r *runner) sendStop(ctx context.Context, client *control.Client) {
+	ticker := time.NewTicker(stopInterval)
+	defer ticker.Stop()
+	for {
+		err := client.Call(ctx, wire.VerbStop, wire.StopRequest{Dataflow: r.flow.Name}, nil)
+		if ctx.Err() != nil || errors.Is(err, control.ErrClosed) {
+			return
 		}
-	}()
+		if err != nil {
+			r.printer.event(eventInfo, "", 0, fmt.Sprintf("the broker did not pass Stop on: %v", err))
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // next goes on with the end: it is called when a stage's time is up. True:
@@ -184,11 +201,11 @@ func (e *ending) next() bool {
 			e.printer.event(eventInfo, c.name, 0, "did not stop by itself: SIGTERM")
 			c.signal(syscall.SIGTERM)
 			e.alarm.Reset(termInterval)
-			if len(e.queue) == 0 {
-				e.alarm.Reset(killAfter)
-			}
 			return false
 		}
+		e.stage = terminated
+		e.alarm.Reset(killAfter)
+	case terminated:
 		e.kill()
 	case killing:
 		return true
