@@ -1,0 +1,337 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+// The bounds within which the processes that are left alone have to make
+// progress, measured by themselves. What they usually take is in the log.
+const (
+	goOnWithin        = 2 * time.Second  // a node is killed or stopped
+	goOnWithinRestart = 10 * time.Second // the broker is killed and started again
+)
+
+// rounds is how often each test of this file kills.
+func rounds(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv(tortureEnv)
+	if text == "" {
+		return 4
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%q is no count", tortureEnv, text)
+	}
+	return n
+}
+
+// tortureFlow has two senders and two receivers of both. %s is the policy of the
+// first receiver.
+const tortureFlow = `nodes:
+  - id: source
+    path: dynamic
+    outputs: [frames]
+  - id: other
+    path: dynamic
+    outputs: [frames]
+  - id: first
+    path: dynamic
+    inputs:
+      source: {source: source/frames, policy: %[1]s, queue_size: 4, hold_timeout: %[2]s}
+      other: {source: other/frames, policy: %[1]s, queue_size: 4, hold_timeout: %[2]s}
+  - id: second
+    path: dynamic
+    inputs:
+      source: {source: source/frames, queue_size: 4, hold_timeout: %[2]s}
+      other: {source: other/frames, policy: block, queue_size: 8, hold_timeout: %[2]s}
+`
+
+var (
+	tortureSizes = []int{64, 100_000, 3000, 1 * mib, 20_000}
+	steady       = order{Do: "send", Output: "frames", Sizes: tortureSizes, Every: time.Millisecond}
+	// holding receivers read each message again two messages later.
+	holding = program{Receive: true, Keep: 2}
+)
+
+// torture is a world in which everybody sends and receives.
+type torture struct {
+	*world
+	sending map[string]<-chan answer // by node
+	first   map[string]files         // by node: descriptors before the first kill
+}
+
+func startTorture(t *testing.T, policy, hold string) *torture {
+	t.Helper()
+	w := &torture{world: newWorld(t, fmt.Sprintf(tortureFlow, policy, hold)), sending: map[string]<-chan answer{}, first: map[string]files{}}
+	for _, id := range []string{"first", "second"} {
+		w.start(id, holding)
+	}
+	for _, id := range []string{"source", "other"} {
+		w.start(id, program{})
+		w.send(id)
+	}
+	w.flowing()
+	for _, c := range w.nodes {
+		w.first[c.id] = w.filesOf(c)
+		if c.id == "first" || c.id == "second" {
+			c.do(order{Do: "mark"})
+		}
+	}
+	base, err := filesOf(w.broker.pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.first[""] = base
+	return w
+}
+
+func (w *torture) filesOf(c *child) files {
+	w.t.Helper()
+	f, err := filesOf(c.pid)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return f
+}
+
+// node returns the living process of a node.
+func (w *torture) node(id string) *child {
+	w.t.Helper()
+	for i := len(w.nodes) - 1; i >= 0; i-- {
+		if c := w.nodes[i]; c.id == id && !c.ended() {
+			return c
+		}
+	}
+	w.t.Fatalf("node %s is not alive", id)
+	return nil
+}
+
+func (w *torture) send(id string) { w.sending[id] = w.node(id).begin(steady) }
+
+// flowing waits until every receiver has got a few more messages from every
+// sender.
+func (w *torture) flowing() {
+	w.t.Helper()
+	before := w.counts()
+	deadline := time.Now().Add(patience)
+	for {
+		now, lacks := w.counts(), ""
+		for _, to := range []string{"first/source", "first/other", "second/source", "second/other"} {
+			if now[to] < before[to]+5 {
+				lacks = to
+			}
+		}
+		if lacks == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s gets nothing any more: %v, before %v", lacks, now, before)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (w *torture) counts() map[string]uint64 {
+	w.t.Helper()
+	counts := map[string]uint64{}
+	for _, id := range []string{"first", "second"} {
+		for input, in := range w.node(id).report().Inputs {
+			for _, l := range in.Lives {
+				counts[id+"/"+input] += l.Count
+			}
+		}
+	}
+	return counts
+}
+
+// gone waits until the broker knows that a node has left.
+func (w *torture) gone(id string) {
+	w.t.Helper()
+	w.eventually(id+" has left", func(s wire.Status) error {
+		for _, n := range s.Nodes {
+			if n.Node == id && n.Connected {
+				return fmt.Errorf("it is connected")
+			}
+		}
+		return nil
+	})
+}
+
+// moment is a random time: kills have to hit every state.
+func moment() { time.Sleep(time.Duration(rand.IntN(100_000)) * time.Microsecond) }
+
+// end stops everything and looks at what the kills have left behind. bound is
+// for the processes that are named.
+func (w *torture) end(bound time.Duration, survivors ...string) {
+	w.t.Helper()
+	w.flowing()
+	var gaps []string
+	note := func(who string, gap time.Duration) {
+		gaps = append(gaps, fmt.Sprintf("%s %v", who, gap.Round(time.Millisecond)))
+		if gap > bound {
+			w.t.Errorf("%s made no progress for %v, the bound is %v", who, gap, bound)
+		}
+	}
+	for _, name := range survivors {
+		id, input, receives := strings.Cut(name, "/")
+		if !receives {
+			continue
+		}
+		in := w.node(id).report().Inputs[input]
+		note(name, in.MaxGap)
+		for _, l := range in.Lives {
+			if l.Unexplained > 0 {
+				w.t.Errorf("%s: %d messages are missing without a word", name, l.Unexplained)
+			}
+		}
+	}
+	for id, reply := range w.sending {
+		c := w.node(id)
+		c.do(order{Do: "halt"})
+		s := c.result(reply)
+		if s.NoMemory > 0 {
+			w.t.Errorf("%s: %d messages without memory: %s", id, s.NoMemory, s.NoMemoryText)
+		}
+		for _, name := range survivors {
+			if name == id {
+				note(id, s.MaxGap)
+			}
+		}
+	}
+	w.t.Logf("longest times without progress: %s", strings.Join(gaps, ", "))
+	for _, id := range []string{"first", "second"} {
+		w.node(id).do(order{Do: "release"})
+	}
+	w.eventually("slots come back", settled)
+	for _, id := range []string{"source", "other"} {
+		w.slotsFree(w.node(id))
+	}
+	w.sameFiles()
+}
+
+// slotsFree waits until all of a sender's slots are free again.
+func (w *world) slotsFree(c *child) {
+	w.t.Helper()
+	w.eventually(c.id+"'s slots", func(wire.Status) error {
+		if used := c.report().Stats.SlotsUsed; used > 0 {
+			return fmt.Errorf("%d are used", used)
+		}
+		return nil
+	})
+}
+
+// sameFiles compares the descriptors of the broker and of the nodes with those
+// before the first kill.
+func (w *torture) sameFiles() {
+	w.t.Helper()
+	w.eventually("descriptors as before", func(s wire.Status) error {
+		now, err := filesOf(w.broker.pid)
+		if err != nil {
+			return err
+		}
+		if base := w.first[""]; now.others > base.others || now.shm > 1+s.Memory.Regions*w.regionFiles {
+			return fmt.Errorf("broker, with %d regions: now %v, before %v", s.Memory.Regions, now, base)
+		}
+		for id, base := range w.first {
+			if id == "" {
+				continue
+			}
+			if now := w.filesOf(w.node(id)); now.others > base.others || now.shm > base.shm {
+				return fmt.Errorf("node %s: now %v, before %v", id, now, base)
+			}
+		}
+		return nil
+	})
+}
+
+func TestTortureReceiver(t *testing.T) {
+	t.Parallel()
+	w := startTorture(t, "block", "10s")
+	for range rounds(t) {
+		moment()
+		w.node("first").kill()
+		w.gone("first")
+		moment()
+		w.start("first", holding)
+		w.flowing()
+	}
+	w.end(goOnWithin, "source", "other", "second/source", "second/other")
+}
+
+func TestTortureSender(t *testing.T) {
+	t.Parallel()
+	w := startTorture(t, "block", "10s")
+	for range rounds(t) {
+		moment()
+		w.node("source").kill()
+		w.gone("source")
+		moment()
+		w.start("source", program{})
+		w.send("source")
+		w.flowing()
+	}
+	w.end(goOnWithin, "other", "first/other", "second/other")
+}
+
+func TestTortureBroker(t *testing.T) {
+	t.Parallel()
+	w := startTorture(t, "block", "10s")
+	for range rounds(t) {
+		moment()
+		w.broker.crash()
+		moment()
+		w.startBroker(w.broker.addr)
+		for _, name := range shmNames(w.prefix) {
+			if !strings.HasPrefix(name, w.prefix+"-"+w.broker.instance) {
+				t.Errorf("left in %s by the broker before: %s", shmDir, name)
+			}
+		}
+		w.eventually("nodes are back", func(s wire.Status) error {
+			for _, n := range s.Nodes {
+				if !n.Connected || !n.Local {
+					return fmt.Errorf("%s: connected %v, local %v", n.Node, n.Connected, n.Local)
+				}
+			}
+			return nil
+		})
+		w.flowing()
+	}
+	w.end(goOnWithinRestart, "source", "other", "first/source", "first/other", "second/source", "second/other")
+	for _, id := range []string{"first", "second", "source", "other"} {
+		if n := w.node(id).report().Stats.Reconnects; n < uint64(rounds(t)) {
+			t.Errorf("%s reconnected %d times", id, n)
+		}
+	}
+}
+
+// A receiver that is stopped keeps what it holds, however long; nobody else
+// notices.
+func TestTortureStop(t *testing.T) {
+	t.Parallel()
+	w := startTorture(t, "drop-oldest", "300ms")
+	for range min(rounds(t), 10) {
+		moment()
+		first := w.node("first")
+		seen := w.broker.log.len()
+		first.signal(syscall.SIGSTOP)
+		// It holds messages at any moment, but of which sender is chance.
+		w.broker.log.await(t, seen, "message held too long", "holder", flowName+"/first")
+		w.broker.log.await(t, seen, "message dropped", "to", "first/", "reason", wire.DropQueueFull.String())
+		moment()
+		first.signal(syscall.SIGCONT)
+		first.do(order{Do: "recheck"})
+		w.flowing()
+	}
+	w.end(goOnWithin, "source", "other", "second/source", "second/other")
+}
