@@ -39,10 +39,8 @@ func (q *chunkQueue) append(b []byte) {
 	}
 }
 
-// peek appends up to most pieces from the front to dst.
-func (q *chunkQueue) peek(dst [][]byte, most int) [][]byte {
-	return append(dst, q.chunks[:min(most, len(q.chunks))]...)
-}
+// front is the first piece. There must be one.
+func (q *chunkQueue) front() []byte { return q.chunks[0] }
 
 // discard drops n bytes from the front. There must be as many.
 func (q *chunkQueue) discard(n int) {
@@ -54,6 +52,9 @@ func (q *chunkQueue) discard(n int) {
 	}
 	q.chunks = slices.Delete(q.chunks, 0, done)
 	q.whole = slices.Delete(q.whole, 0, done)
+	if len(q.chunks) == 0 {
+		*q = chunkQueue{} // what a slow time has grown
+	}
 	if n > 0 {
 		q.chunks[0] = q.chunks[0][n:]
 	}

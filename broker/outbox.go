@@ -132,25 +132,19 @@ func (o *outbox) flush() {
 // drain writes waiting bytes until none are left, the socket is full or budget
 // is used up. false: the socket is broken. Called with mu held.
 func (o *outbox) drain(budget int) bool {
-	var pieces [16][]byte
 	for o.queued > 0 && budget > 0 {
-		n, err := unix.Writev(o.fd, o.waiting.peek(pieces[:0], len(pieces)))
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EAGAIN):
-			return true
-		case err != nil:
+		n, err := sendNow(o.fd, o.waiting.front())
+		if err != nil {
 			o.giveUp(fmt.Errorf("write: %w", err))
 			return false
+		}
+		if n == 0 {
+			return true
 		}
 		o.waiting.discard(n)
 		o.queued -= uint64(n)
 		budget -= n
 		o.progress = time.Now()
-	}
-	if o.queued == 0 {
-		o.waiting.reset()
 	}
 	return true
 }
