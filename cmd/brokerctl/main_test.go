@@ -175,6 +175,9 @@ func broker(t *testing.T, args ...string) (*process, string) {
 		}
 		if left, _ := filepath.Glob("/dev/shm/" + prefix + "*"); len(left) > 0 {
 			t.Errorf("left in /dev/shm: %v", left)
+			for _, file := range left {
+				_ = os.Remove(file)
+			}
 		}
 	})
 	return p, addr

@@ -90,6 +90,9 @@ func start(t *testing.T, env []string, args ...string) *process {
 		default:
 			_ = p.cmd.Process.Kill()
 			<-p.done
+			for _, file := range leftInShm(t) { // a killed one clears nothing up
+				_ = os.Remove(file)
+			}
 		}
 		if t.Failed() {
 			t.Logf("log of %v:\n%s", p.cmd.Args[1:], strings.Join(p.log(), "\n"))
