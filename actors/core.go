@@ -179,12 +179,20 @@ const outBytesKept = 256 << 10
 // connection. The shell calls it when it has no more events at hand, which is
 // what bundles messages under load and costs nothing without it.
 func (c *core) flush(now time.Time) {
-	for _, o := range c.windows {
-		o.touched = false
-		c.updateFlow(o, false)
+	// Delivering makes room, which widens windows, which are told to senders.
+	for len(c.dirty) > 0 || len(c.windows) > 0 {
+		for _, o := range c.windows {
+			o.touched = false
+			c.updateFlow(o, false)
+		}
+		clear(c.windows)
+		c.windows = c.windows[:0]
+		c.flushDirty(now)
 	}
-	clear(c.windows)
-	c.windows = c.windows[:0]
+	c.drops.emit(now, false, c.writeDrop)
+}
+
+func (c *core) flushDirty(now time.Time) {
 	// Delivering may settle messages and so make further sessions dirty; those
 	// are appended and served in the same pass.
 	for i := 0; i < len(c.dirty); i++ {
@@ -210,7 +218,6 @@ func (c *core) flush(now time.Time) {
 	}
 	clear(c.dirty)
 	c.dirty = c.dirty[:0]
-	c.drops.emit(now, false, c.writeDrop)
 }
 
 // writeDrop hands one drop record to the log and to those who follow drops.

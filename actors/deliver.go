@@ -13,12 +13,15 @@ func (c *core) next(now time.Time, s *session, m *wire.Next) *wire.Error {
 	if m.Consumed < s.consumed || m.Consumed > s.delivered {
 		return wire.Errorf(wire.CodeProtocol, "next with consumed %d; it was %d, and %d items were delivered", m.Consumed, s.consumed, s.delivered)
 	}
+	if s.inHand != nil {
+		c.handed(now, s, m.Consumed > s.consumed)
+	}
 	for ; s.consumed < m.Consumed; s.consumed++ {
 		d := s.unconsumed.pop()
 		s.flight -= d.inline
-		e := d.edge
-		if e.out--; e.policy == wire.PolicyBlock && e.source != nil {
-			c.touchFlow(e.source)
+		if d.counted {
+			d.edge.out--
+			c.roomier(d.edge)
 		}
 	}
 	s.limit = m.Limit
@@ -27,6 +30,29 @@ func (c *core) next(now time.Time, s *session, m *wire.Next) *wire.Error {
 		c.touch(s)
 	}
 	return nil
+}
+
+// handed tells what became of the item that went to a waiting user. Usually the
+// user has taken it. If the call that waited was cancelled at that moment, the
+// item waits in the node after all, and takes up room.
+func (c *core) handed(now time.Time, s *session, taken bool) {
+	e := s.inHand
+	s.inHand = nil
+	if taken {
+		return
+	}
+	s.unconsumed.items[s.unconsumed.head].counted = true
+	e.out++
+	for e.policy != wire.PolicyBlock && e.queue.len() > e.room() {
+		c.drop(now, e, e.popQueue(), wire.DropQueueFull)
+	}
+}
+
+// roomier is called when an input has room again.
+func (c *core) roomier(e *edge) {
+	if e.policy == wire.PolicyBlock && e.source != nil {
+		c.touchFlow(e.source)
+	}
 }
 
 // settle ends holds. A token that names no hold of this session is a late one,
@@ -131,9 +157,15 @@ func (c *core) deliverItem(now time.Time, s *session, e *edge, m *message, paylo
 	s.out = c.enc.AppendInput(s.out, it)
 	inline := uint64(len(it.Metadata) + len(it.Payload))
 	s.flight += inline
-	s.unconsumed.push(delivery{edge: e, seq: m.seq, bytes: m.length, inline: inline, timeNS: m.timeNS})
+	waited := s.consumed == s.delivered
+	s.unconsumed.push(delivery{edge: e, seq: m.seq, bytes: m.length, inline: inline, timeNS: m.timeNS, counted: !waited})
+	if waited {
+		s.inHand = e
+		c.roomier(e)
+	} else {
+		e.out++
+	}
 	s.delivered++
-	e.out++
 	e.lost = 0
 	e.stats.delivered++
 	e.stats.bytes += m.length

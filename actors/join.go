@@ -222,6 +222,7 @@ func (c *core) detachEdge(now time.Time, s *session, e *edge, reason wire.DropRe
 // dropUnconsumed counts what was sent to the node but never reached its user,
 // as far as the node has told.
 func (c *core) dropUnconsumed(now time.Time, s *session, reason wire.DropReason) (lost uint64) {
+	s.inHand = nil
 	for ; s.unconsumed.len() > 0; lost++ {
 		d := s.unconsumed.pop()
 		d.edge.stats.delivered--

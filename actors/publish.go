@@ -88,11 +88,10 @@ func (c *core) route(now time.Time, o *output, m *message, epoch uint32) {
 
 // enqueue applies the edge's policy: what a full queue does to whom.
 func (c *core) enqueue(now time.Time, e *edge, m *message) {
-	room := e.room()
-	if e.queue.len() >= room || c.overBytes(e, m) {
-		if e.policy == wire.PolicyDropNewest || e.policy == wire.PolicyBlock || room == 0 {
-			// A sender that respects its window never gets here with policy
-			// block; should it happen, the loss is at least counted.
+	// Policy block has no check here: its senders keep to a window that was made
+	// from this room, and are cut off if they do not.
+	if room := e.room(); e.policy != wire.PolicyBlock && (e.queue.len() >= room || c.overBytes(e, m)) {
+		if e.policy == wire.PolicyDropNewest || room == 0 {
 			m.refs++
 			c.drop(now, e, m, wire.DropQueueFull)
 			return
@@ -112,11 +111,11 @@ func (c *core) enqueue(now time.Time, e *edge, m *message) {
 }
 
 // overBytes reports whether a message would take an input over its share of the
-// broker's own memory. The first message always has room. Policy block is bound
-// by the sender's window instead, which counts the same bytes.
+// broker's own memory. The first message always has room. Policy block is bound by
+// the sender's window instead, which counts the same bytes.
 func (c *core) overBytes(e *edge, m *message) bool {
 	n := m.inlineBytes()
-	return n > 0 && e.queue.len() > 0 && e.policy != wire.PolicyBlock && e.queued+n > c.cfg.QueueBytesMax
+	return n > 0 && e.queue.len() > 0 && e.queued+n > c.cfg.QueueBytesMax
 }
 
 // popQueue takes the oldest message; its reference passes to the caller.

@@ -407,7 +407,13 @@ func (c *core) check(t tb) {
 		if queued != e.queued {
 			t.Errorf("%s: %d inline bytes queued, counted %d", e.to, queued, e.queued)
 		}
-		if n := e.queue.len() + e.out; n > e.queueSize {
+		// A receive that is cancelled in the very moment of a delivery can put
+		// one message too many into an input whose sender has a window for it.
+		most := e.queueSize
+		if e.policy == wire.PolicyBlock {
+			most++
+		}
+		if n := e.queue.len() + e.out; n > most {
 			t.Errorf("%s: %d messages between Publish and Recv, queue_size is %d", e.to, n, e.queueSize)
 		}
 		if e.sess == nil && e.queue.len() > 0 {

@@ -40,14 +40,18 @@ type session struct {
 	inputs                     []*edge // by wire.InputIndex
 	limit, consumed, delivered uint64
 	unconsumed                 ring[delivery]
-	flight                     uint64      // inline bytes in unconsumed
-	ready                      ring[*edge] // edges with something to deliver, in turn
-	closings                   []*edge     // edges that owe an InputClosed
-	held                       int         // holds in the token table
-	opened                     map[*region]struct{}
-	copying                    *edge // a payload is being read for this input; nil: none
-	framing                    bool  // out ends in an Inputs frame that is not complete
-	frameStart                 int
+	flight                     uint64 // inline bytes in unconsumed
+	// inHand is the input of the oldest unconsumed item if that went to a user
+	// who was waiting for it: it is not counted in edge.out, because it does not
+	// wait anywhere. nil: there is none.
+	inHand     *edge
+	ready      ring[*edge] // edges with something to deliver, in turn
+	closings   []*edge     // edges that owe an InputClosed
+	held       int         // holds in the token table
+	opened     map[*region]struct{}
+	copying    *edge // a payload is being read for this input; nil: none
+	framing    bool  // out ends in an Inputs frame that is not complete
+	frameStart int
 
 	// As a sender.
 	outputs     []*output // by wire.OutputIndex
@@ -67,6 +71,8 @@ type delivery struct {
 	bytes  uint64 // of payload
 	inline uint64 // of payload and metadata that travelled in the frame
 	timeNS int64
+	// counted says that the item takes up room in edge.out.
+	counted bool
 }
 
 // region is one leased shared memory region.
