@@ -183,6 +183,7 @@ func TestRunInterrupted(t *testing.T) {
 			p := brokerctl(t, addr, "run", flowFile(t, t.TempDir(), "source=trickle", "sink=sink in=source/out"))
 			p.sees(p.out, "got message 2")
 			p.signal(s)
+			p.signal(s) // the same order: timeout(1) sends it twice
 			p.exits(0)
 			p.sees(p.out, "sink   | sink saw Stop")
 			p.sees(p.err, "brokerctl: source ended")
@@ -214,7 +215,7 @@ func TestRunTerminates(t *testing.T) {
 
 func TestRunKills(t *testing.T) {
 	_, addr := broker(t)
-	p := brokerctl(t, addr, "run", flowFile(t, t.TempDir(), "n=stubborn"), "--grace", "50ms")
+	p := brokerctl(t, addr, "run", flowFile(t, t.TempDir(), "n=stubborn"), "--grace", "300ms")
 	pid := pidOf(t, p, "n")
 	p.signal(syscall.SIGINT)
 	p.sees(p.err, "n did not stop by itself: SIGTERM")

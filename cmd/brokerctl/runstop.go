@@ -22,6 +22,10 @@ const (
 	// stopInterval is the time until Stop is sent again: a node that was not
 	// connected when it went out (just started, just reconnecting) missed it.
 	stopInterval = time.Second
+	// sameOrder is how far apart two signals are at least that mean two orders.
+	// timeout(1), for one, sends its signal to the process and to its group, so
+	// that one order comes twice.
+	sameOrder = 250 * time.Millisecond
 	// redialInterval is the pause between two tries to find a lost broker.
 	redialInterval = 250 * time.Millisecond
 )
@@ -43,6 +47,7 @@ type ending struct {
 	stage   stage
 	alarm   *time.Timer     // the next stage
 	queue   []*child        // who still has to get SIGTERM, sources first
+	asked   time.Time       // when the first signal came
 	failure error           // the first thing that went wrong
 	lost    <-chan struct{} // the control connection is gone
 	found   chan found      // what came of looking for a lost broker
@@ -136,11 +141,14 @@ func (e *ending) fail(ctx context.Context, err error) {
 }
 
 func (e *ending) signalled(ctx context.Context) {
-	if e.stage == running {
+	switch {
+	case time.Since(e.asked) < sameOrder:
+	case e.stage == running:
+		e.asked = time.Now()
 		e.stop(ctx, "stopping; once more kills at once")
-		return
+	default:
+		e.kill()
 	}
-	e.kill()
 }
 
 // stop opens the end: the broker tells every node.

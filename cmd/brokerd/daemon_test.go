@@ -260,8 +260,10 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	if event, err := n.Next(ctx); err != nil || event.Kind != node.EventStop {
 		t.Errorf("event %v, %v", event, err)
 	}
-	p.signal(syscall.SIGHUP) // means nothing any more, and is no second order to stop
+	// Nothing more to do by SIGHUP, and the same order twice is one order.
+	p.signal(syscall.SIGHUP)
 	p.signal(syscall.SIGTERM)
+	p.repeat(syscall.SIGTERM)
 	p.logged(seen, "second signal, exiting at once")
 	if code := p.exit(); code != exitFailed {
 		t.Errorf("exit status %d", code)

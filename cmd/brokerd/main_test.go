@@ -182,6 +182,23 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
+// repeat sends a signal until the process has ended.
+func (p *process) repeat(s syscall.Signal) {
+	ticker := time.NewTicker(sameOrder / 5)
+	defer ticker.Stop()
+	deadline := time.After(patience)
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-deadline:
+			p.t.Fatalf("brokerd does not end by %v", s)
+		case <-ticker.C:
+			_ = p.cmd.Process.Signal(s) // it may just have ended
+		}
+	}
+}
+
 // exit waits for the end and returns the exit status.
 func (p *process) exit() int {
 	p.t.Helper()

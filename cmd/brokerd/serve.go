@@ -24,6 +24,10 @@ const (
 	// stopSlack is what giving everything back takes after the nodes had their
 	// time; systemd is asked for that much on top.
 	stopSlack = 10 * time.Second
+	// sameOrder is how far apart two signals are at least that mean two orders.
+	// timeout(1), for one, sends its signal to the process and to its group, so
+	// that one order comes twice.
+	sameOrder = 250 * time.Millisecond
 )
 
 // service is a broker with the process around it: signals, files, the service
@@ -154,10 +158,11 @@ func (s *service) untilStopped(stop context.CancelFunc) error {
 // untilEnded waits for the drain. A second signal cuts it short; what then stays
 // behind in /dev/shm goes with the next start's sweep.
 func (s *service) untilEnded() error {
+	asked := time.Now()
 	for {
 		select {
 		case received := <-s.signals:
-			if received == syscall.SIGHUP {
+			if received == syscall.SIGHUP || time.Since(asked) < sameOrder {
 				continue
 			}
 			s.log.Warn("second signal, exiting at once", zap.String("signal", received.String()))
