@@ -342,6 +342,44 @@ func TestRunOnce(t *testing.T) {
 	}
 }
 
+// A start that fails half-way gives back what it had.
+func TestStartFailsLate(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	ours, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Defaults()
+	cfg.Listener, cfg.ShmPrefix, cfg.HTTP = ours, testPrefix, taken.Addr().String()
+	b, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Run(context.Background()); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "http") {
+		t.Fatalf("with the HTTP address taken: %v", err)
+	}
+	if _, err := ours.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Fatalf("the listener is still open: %v", err)
+	}
+}
+
+// A listener from outside (socket activation) serves as well.
+func TestGivenListener(t *testing.T) {
+	listener, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skip("no IPv6 here")
+	}
+	tb := startBroker(t, func(cfg *Config) { cfg.Listener = listener })
+	if tb.addr != listener.Addr().String() {
+		t.Fatalf("address %s", tb.addr)
+	}
+	tb.join("camera")
+}
+
 // The end is bounded in time also if nobody cooperates, and everybody is told.
 func TestStopIsBounded(t *testing.T) {
 	tb := startBroker(t, nil)

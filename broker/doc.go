@@ -36,6 +36,8 @@
 // Goroutines of a running broker: the accept loop, the loops of gnet (callbacks
 // of a session run on one of them), the router and the pool of package actors,
 // the flusher (writes what did not fit into a socket), the minder (all timers of
-// all sessions), and the HTTP server if there is one. The fields of each struct
-// are grouped by the goroutine that owns them.
+// all sessions), the reporter (log lines of sessions), and the HTTP server if
+// there is one. The fields of each struct are grouped by the goroutine that owns
+// them. Only the loops may wait for the router; nobody waits for a loop or for a
+// peer.
 package broker
