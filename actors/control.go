@@ -120,12 +120,9 @@ func (c *core) dropTotals(now time.Time) []wire.DropRecord {
 	totals := []wire.DropRecord{}
 	c.eachEdge(func(e *edge) {
 		for r := range e.drops {
-			if e.drops[r].total == 0 {
-				continue
+			if total := e.drops[r].total; total.count > 0 {
+				totals = append(totals, e.dropRecord(wire.DropReason(r), total, now))
 			}
-			rec := e.dropRecord(wire.DropReason(r), now)
-			rec.Count = rec.Total
-			totals = append(totals, rec)
 		}
 	})
 	return totals

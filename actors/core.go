@@ -304,6 +304,9 @@ func (c *core) stop(now time.Time) {
 	c.flush(now)
 	for _, id := range slices.Sorted(maps.Keys(c.sessions)) {
 		s := c.sessions[id]
+		if s == nil {
+			continue // a node of a dataflow that went with its control connection
+		}
 		c.refuse(now, s, wire.Errorf(wire.CodeShuttingDown, "the broker has stopped"))
 	}
 	c.flush(now)

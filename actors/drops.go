@@ -14,13 +14,10 @@ const reasonCount = int(wire.DropShutdown) + 1
 // that the counts in the log always add up to the drops and a flood of drops is
 // no flood of lines.
 type dropCount struct {
-	count             uint64 // not yet logged
-	bytes             uint64
-	seqFirst, seqLast wire.Seq
-	ageMax            time.Duration
-	total             uint64 // since the broker started, logged or not
-	lastLogged        time.Time
-	listed            bool // in dropLedger.pending
+	unlogged   dropped
+	total      dropped // since the broker started, logged or not
+	lastLogged time.Time
+	listed     bool // in dropLedger.pending
 }
 
 // dropInterval is the least time between two log lines of one edge and reason.
@@ -45,18 +42,22 @@ type dropped struct {
 	age               time.Duration // of the oldest
 }
 
+func (d *dropped) add(more dropped) {
+	if d.count == 0 || more.seqFirst < d.seqFirst {
+		d.seqFirst = more.seqFirst
+	}
+	d.seqLast = max(d.seqLast, more.seqLast)
+	d.count += more.count
+	d.bytes += more.bytes
+	d.age = max(d.age, more.age)
+}
+
 func (l *dropLedger) add(e *edge, reason wire.DropReason, d dropped) {
 	l.total += d.count
 	e.stats.dropped += d.count
 	c := &e.drops[reason]
-	if c.count == 0 || d.seqFirst < c.seqFirst {
-		c.seqFirst = d.seqFirst
-	}
-	c.seqLast = max(c.seqLast, d.seqLast)
-	c.count += d.count
-	c.total += d.count
-	c.bytes += d.bytes
-	c.ageMax = max(c.ageMax, d.age)
+	c.unlogged.add(d)
+	c.total.add(d)
 	if !c.listed {
 		c.listed = true
 		l.pending = append(l.pending, pendingDrop{e, reason})
@@ -71,18 +72,18 @@ func (l *dropLedger) emit(now time.Time, all bool, write func(wire.DropRecord) b
 	for _, p := range l.pending {
 		c := &p.edge.drops[p.reason]
 		due := all || c.lastLogged.IsZero() || now.Sub(c.lastLogged) >= dropInterval
-		if !due || !write(p.edge.dropRecord(p.reason, now)) {
+		if !due || !write(p.edge.dropRecord(p.reason, c.unlogged, now)) {
 			kept = append(kept, p)
 			continue
 		}
-		*c = dropCount{total: c.total, lastLogged: now}
+		c.unlogged, c.lastLogged, c.listed = dropped{}, now, false
 	}
 	clear(l.pending[len(kept):])
 	l.pending = kept
 }
 
-func (e *edge) dropRecord(reason wire.DropReason, now time.Time) wire.DropRecord {
-	c := &e.drops[reason]
+// dropRecord puts what was dropped for one reason into the form of log and wire.
+func (e *edge) dropRecord(reason wire.DropReason, d dropped, now time.Time) wire.DropRecord {
 	return wire.DropRecord{
 		Time:      now,
 		Dataflow:  e.flow.name,
@@ -90,13 +91,13 @@ func (e *edge) dropRecord(reason wire.DropReason, now time.Time) wire.DropRecord
 		To:        e.to,
 		Reason:    reason.String(),
 		Policy:    e.policy.String(),
-		Count:     c.count,
-		Total:     c.total,
-		Bytes:     c.bytes,
-		SeqFirst:  uint64(c.seqFirst),
-		SeqLast:   uint64(c.seqLast),
+		Count:     d.count,
+		Total:     e.drops[reason].total.count,
+		Bytes:     d.bytes,
+		SeqFirst:  uint64(d.seqFirst),
+		SeqLast:   uint64(d.seqLast),
 		QueueSize: e.queueSize,
-		AgeMaxMS:  float64(c.ageMax) / float64(time.Millisecond),
+		AgeMaxMS:  float64(d.age) / float64(time.Millisecond),
 		Path:      pathBrokered,
 	}
 }

@@ -88,6 +88,11 @@ func (c *core) route(now time.Time, o *output, m *message, epoch uint32) {
 
 // enqueue applies the edge's policy: what a full queue does to whom.
 func (c *core) enqueue(now time.Time, e *edge, m *message) {
+	if e.sess.waits() && e.queue.len() >= e.room() {
+		// Within one batch of events: what a waiting user can have at once need
+		// not be dropped for what comes behind it.
+		c.deliver(now, e.sess)
+	}
 	// Policy block has no check here: its senders keep to a window that was made
 	// from this room, and are cut off if they do not.
 	if room := e.room(); e.policy != wire.PolicyBlock && (e.queue.len() >= room || c.overBytes(e, m)) {

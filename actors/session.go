@@ -86,6 +86,12 @@ type region struct {
 	returned bool // with the pool again
 }
 
+// waits reports whether the user has consumed everything, asks for more, and can
+// be served.
+func (s *session) waits() bool {
+	return s.consumed == s.delivered && s.delivered < s.limit && s.copying == nil
+}
+
 // joined reports whether frames of node traffic may be sent to s.
 func (s *session) joined() bool { return s.state == sessionJoined }
 

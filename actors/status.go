@@ -102,7 +102,7 @@ func (e *edge) status() wire.EdgeStatus {
 		LatencyP99MS: e.stats.latency.percentile(0.99),
 	}
 	for r := range e.drops {
-		if total := e.drops[r].total; total > 0 {
+		if total := e.drops[r].total.count; total > 0 {
 			st.Drops[wire.DropReason(r).String()] = total
 		}
 	}
