@@ -213,6 +213,7 @@ func (c *core) announceClosed(s *session) {
 func (c *core) copyPayload(s *session, e *edge) {
 	m := e.popQueue()
 	s.copying = e
+	e.out++ // until payloadRead, so that nothing else takes its room
 	c.poolOut = append(c.poolOut, poolRequest{
 		kind: poolRead, session: s.id, region: m.region.id,
 		offset: m.offset, length: m.length, message: m, edge: e,
@@ -223,6 +224,10 @@ func (c *core) copyPayload(s *session, e *edge) {
 func (c *core) payloadRead(now time.Time, rep *poolReply) {
 	m, e := rep.message, rep.edge
 	s := c.sessions[rep.session]
+	if s != nil && e.sess == s {
+		e.out--
+		c.roomier(e)
+	}
 	switch {
 	case s == nil || e.sess != s:
 		c.drop(now, e, m, wire.DropReceiverGone)

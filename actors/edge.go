@@ -66,7 +66,7 @@ type edge struct {
 	epoch   uint32 // of the source; older messages are not for this receiver (policy block)
 	queue   ring[*message]
 	queued  uint64 // inline bytes in queue
-	out     int    // delivered, waiting in the node for its user
+	out     int    // delivered, waiting in the node for its user; or being copied for it
 	ready   bool   // listed in sess.ready
 	lost    uint64 // dropped since the last delivered message
 	closing string // InputClosed with this reason is owed once the queue is empty

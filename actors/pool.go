@@ -23,6 +23,7 @@ const (
 	poolRetire                             // unlink a leased region
 	poolRead                               // copy a payload out of a region
 	poolStats                              // the sums
+	poolClose                              // the pool's own: free a region's memory
 )
 
 type poolRequest struct {
@@ -67,7 +68,8 @@ type PoolActor struct {
 
 	// owned by run
 	pool    *pool.Pool
-	waiting ring[poolJob]
+	ended   bool                  // no worker takes jobs any more
+	waiting ring[poolJob]         // for a worker
 	busy    map[wire.RegionID]int // reads under way
 	ending  map[wire.RegionID]poolRequest
 }
@@ -194,9 +196,12 @@ func (p *PoolActor) end(r poolRequest) {
 // work runs jobs until there are no more.
 func (p *PoolActor) work() {
 	for j := range p.jobs {
-		if j.request.kind == poolRead {
+		switch j.request.kind {
+		case poolRead:
 			j.payload, j.err = readPayload(j.region, j.request.offset, j.request.length)
-		} else {
+		case poolClose:
+			j.err = j.region.Close()
+		default:
 			j.region, j.err = p.allocator.Create(j.lease.ID, j.lease.Geometry)
 		}
 		p.results <- j
@@ -217,8 +222,27 @@ func readPayload(region pool.Region, offset, length uint64) ([]byte, error) {
 	return payload, nil
 }
 
+// closer is a region as the books know it: closing it, which takes as long as
+// freeing its pages does, is left to a worker.
+type closer struct {
+	pool.Region
+	actor *PoolActor
+}
+
+func (c closer) Close() error {
+	if c.actor.ended {
+		return c.Region.Close()
+	}
+	c.actor.waiting.push(poolJob{request: poolRequest{kind: poolClose}, region: c.Region})
+	return nil
+}
+
 // finish enters what a worker has done.
 func (p *PoolActor) finish(j poolJob) {
+	if j.request.kind == poolClose {
+		p.closed(j)
+		return
+	}
 	if j.request.kind == poolRead {
 		id := j.request.region
 		if p.busy[id]--; p.busy[id] == 0 {
@@ -236,11 +260,17 @@ func (p *PoolActor) finish(j poolJob) {
 		p.reply(poolReply{poolRequest: j.request, code: wire.CodeNoMemory, err: j.err})
 		return
 	}
-	if err := p.pool.Commit(j.lease, j.region); err != nil {
+	if err := p.pool.Commit(j.lease, closer{j.region, p}); err != nil {
 		p.reply(poolReply{poolRequest: j.request, code: wire.CodeShuttingDown, err: err})
 		return
 	}
 	p.granted(j.request, j.lease, j.region)
+}
+
+func (p *PoolActor) closed(j poolJob) {
+	if j.err != nil {
+		p.log.Warn("region could not be closed", zap.String("name", j.region.Name()), zap.Error(j.err))
+	}
 }
 
 func (p *PoolActor) granted(r poolRequest, lease pool.Lease, region pool.Region) {
@@ -262,14 +292,22 @@ func (p *PoolActor) shutdown(workers *sync.WaitGroup) {
 		workers.Wait()
 		close(p.results)
 	}()
+	p.ended = true
 	p.pool.Close()
-	for j := range p.results {
-		if j.request.kind != poolGrant {
-			continue
+	for p.waiting.len() > 0 {
+		if j := p.waiting.pop(); j.request.kind == poolClose {
+			j.err = j.region.Close()
+			p.closed(j)
 		}
-		if j.err != nil {
+	}
+	for j := range p.results {
+		switch {
+		case j.request.kind == poolClose:
+			p.closed(j)
+		case j.request.kind != poolGrant:
+		case j.err != nil:
 			p.pool.Abort(j.lease)
-		} else {
+		default:
 			_ = p.pool.Commit(j.lease, j.region) // closes it: the pool is closed
 		}
 	}

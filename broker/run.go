@@ -104,6 +104,16 @@ func (b *Broker) start(p *parts) (err error) {
 	return nil
 }
 
+// gnetLogger lets gnet speak of trouble only. A logger that says less already
+// stays as it is: zap refuses to lower a level.
+func (b *Broker) gnetLogger() *zap.SugaredLogger {
+	log := b.log.Named("gnet")
+	if log.Core().Enabled(zap.InfoLevel) {
+		log = log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))
+	}
+	return log.Sugar()
+}
+
 func (b *Broker) listen() (net.Listener, error) {
 	if b.cfg.Listener != nil {
 		return b.cfg.Listener, nil
@@ -130,7 +140,7 @@ func (b *Broker) startSockets(p *parts, listener net.Listener, budget fileBudget
 	engine, err := gnet.NewClient(p.srv,
 		gnet.WithNumEventLoop(b.cfg.EventLoops),
 		gnet.WithReadBufferCap(b.cfg.ReadBytes),
-		gnet.WithLogger(b.log.Named("gnet").WithOptions(zap.IncreaseLevel(zap.WarnLevel)).Sugar()),
+		gnet.WithLogger(b.gnetLogger()),
 	)
 	if err != nil {
 		return fmt.Errorf("event loops: %w", err)
