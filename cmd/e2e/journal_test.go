@@ -92,8 +92,8 @@ func (j *journal) text() string {
 }
 
 // find waits for a line, from a place on, that match accepts.
-func (j *journal) find(from int, match func(entry) bool) (entry, error) {
-	deadline := time.NewTimer(patience)
+func (j *journal) find(from int, timeout time.Duration, match func(entry) bool) (entry, error) {
+	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
 	for {
 		j.mu.Lock()
@@ -111,7 +111,7 @@ func (j *journal) find(from int, match func(entry) bool) (entry, error) {
 		select {
 		case <-grown:
 		case <-deadline.C:
-			return entry{}, fmt.Errorf("no such line after %s", patience)
+			return entry{}, fmt.Errorf("no such line after %s", timeout)
 		}
 	}
 }
@@ -120,7 +120,7 @@ func (j *journal) find(from int, match func(entry) bool) (entry, error) {
 // value, key, value.
 func (j *journal) await(t *testing.T, from int, msg string, pairs ...string) entry {
 	t.Helper()
-	e, err := j.find(from, func(e entry) bool {
+	e, err := j.find(from, patience, func(e entry) bool {
 		if e.msg() != msg {
 			return false
 		}

@@ -21,6 +21,11 @@ import (
 
 var update = flag.Bool("update", false, "rewrite docs/failures.md from what the tests observe")
 
+// tortureEnv says how often each kind of process is killed; see doc.go.
+const tortureEnv = "BROKERD_TORTURE"
+
+var torments string // its value
+
 // patience is how long a test waits for something that is sure to come. On a
 // loaded machine with the race detector much takes long.
 const patience = 30 * time.Second
@@ -29,10 +34,11 @@ func TestMain(m *testing.M) {
 	if text := os.Getenv(programEnv); text != "" {
 		os.Exit(runProgram(text))
 	}
+	torments = os.Getenv(tortureEnv)
 	// The variables of whoever runs the tests must not decide them.
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
-		if strings.HasPrefix(name, "BROKERD_") && name != tortureEnv && name != tinyEnv || name == "NOTIFY_SOCKET" || name == "WATCHDOG_USEC" || name == "JOURNAL_STREAM" {
+		if strings.HasPrefix(name, "BROKERD_") || name == "NOTIFY_SOCKET" || name == "WATCHDOG_USEC" || name == "JOURNAL_STREAM" {
 			os.Unsetenv(name)
 		}
 	}
@@ -41,6 +47,12 @@ func TestMain(m *testing.M) {
 		goleak.Cleanup(func(status int) {
 			if dir := build.dir; dir != "" {
 				_ = os.RemoveAll(dir)
+			}
+			if *update && status == 0 {
+				if err := writeFailures(); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					status = 1
+				}
 			}
 			if left := childrenLeft(); left != "" {
 				fmt.Fprintln(os.Stderr, "processes left behind:", left)
@@ -62,6 +74,9 @@ var build struct {
 func brokerdPath(t *testing.T) string {
 	t.Helper()
 	build.once.Do(func() {
+		if build.path = os.Getenv(tinyEnv); build.path != "" {
+			return // the test that started this one has made it
+		}
 		if build.dir, build.err = os.MkdirTemp("", "brokerd-e2e-"); build.err != nil {
 			return
 		}
@@ -132,10 +147,3 @@ func childrenLeft() string {
 	}
 	return strings.Join(left, ", ")
 }
-
-const (
-	// tortureEnv is how often each kind of process is killed; see doc.go.
-	tortureEnv = "BROKERD_TORTURE"
-	// tinyEnv tells the test binary that it runs over a tiny /dev/shm.
-	tinyEnv = "BROKERD_TINY_SHM"
-)

@@ -422,9 +422,7 @@ func (p *nodeProcess) take(ev node.Event) {
 	}
 	p.mu.Unlock()
 	for _, k := range old {
-		if p.program.Keep > 0 {
-			p.checkKept(k)
-		}
+		p.checkKept(k)
 		k.message.Release()
 	}
 }
@@ -480,7 +478,8 @@ func (p *nodeProcess) checkKept(k keptMessage) error {
 	return err
 }
 
-// recheck reads all kept messages once more, and releases them if told to.
+// recheck reads all kept messages once more. With release it lets go of them, and
+// keeps no more.
 func (p *nodeProcess) recheck(release bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -492,7 +491,7 @@ func (p *nodeProcess) recheck(release bool) error {
 		}
 	}
 	if release {
-		p.kept = nil
+		p.kept, p.program.Keep, p.program.KeepAll = nil, 0, false
 	}
 	return errors.Join(errs...)
 }

@@ -5,7 +5,6 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,13 +24,12 @@ const (
 // rounds is how often each test of this file kills.
 func rounds(t *testing.T) int {
 	t.Helper()
-	text := os.Getenv(tortureEnv)
-	if text == "" {
+	if torments == "" {
 		return 4
 	}
-	n, err := strconv.Atoi(text)
+	n, err := strconv.Atoi(torments)
 	if err != nil || n < 1 {
-		t.Fatalf("%s=%q is no count", tortureEnv, text)
+		t.Fatalf("%s=%q is no count", tortureEnv, torments)
 	}
 	return n
 }
@@ -153,19 +151,6 @@ func (w *torture) counts() map[string]uint64 {
 		}
 	}
 	return counts
-}
-
-// gone waits until the broker knows that a node has left.
-func (w *torture) gone(id string) {
-	w.t.Helper()
-	w.eventually(id+" has left", func(s wire.Status) error {
-		for _, n := range s.Nodes {
-			if n.Node == id && n.Connected {
-				return fmt.Errorf("it is connected")
-			}
-		}
-		return nil
-	})
 }
 
 // moment is a random time: kills have to hit every state.

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"net"
@@ -223,6 +224,19 @@ func edgeTo(t *testing.T, s wire.Status, to string) wire.EdgeStatus {
 	}
 	t.Fatalf("no edge to %s in %+v", to, s.Edges)
 	return wire.EdgeStatus{}
+}
+
+// gone waits until the broker knows that a node has left.
+func (w *world) gone(id string) {
+	w.t.Helper()
+	w.eventually(id+" has left", func(s wire.Status) error {
+		for _, n := range s.Nodes {
+			if n.Node == id && n.Connected {
+				return errors.New("it is connected")
+			}
+		}
+		return nil
+	})
 }
 
 // settled complains about a broker that still has something under way.
