@@ -44,6 +44,7 @@ class Link:
         """Connects and shakes hands. Refused, Disconnected, ProtocolError, or OSError if that fails."""
         self._outbox: Deque[bytes] = collections.deque()
         self._said_bye = False
+        self._post_lock = threading.Lock()  # of the outbox together with said_bye
         self._send_lock = threading.Lock()
         self._decoder = messages.FrameDecoder()
         self._socket = socket.create_connection(parse_address(address), timeout_seconds)
@@ -167,13 +168,16 @@ class Link:
         self.post_frame(messages.encode(message))
 
     def post_frame(self, frame: bytes) -> None:
-        if not self._said_bye:
-            self._outbox.append(frame)
+        with self._post_lock:
+            if not self._said_bye:
+                self._outbox.append(frame)
 
     def post_bye(self, reason: str) -> None:
-        """Posts a Bye; nothing follows it."""
-        self.post(Bye(reason))
-        self._said_bye = True
+        """Posts a Bye; nothing follows it, and when it is sent this side of the connection is closed."""
+        frame = messages.encode(Bye(reason))
+        with self._post_lock:
+            self._outbox.append(frame)
+            self._said_bye = True
 
     def flush(self, wait: bool = True) -> None:
         """Sends what was posted. With wait=False another thread that is sending already may do it."""
@@ -183,8 +187,13 @@ class Link:
             try:
                 while self._outbox:
                     self._socket.sendall(self._outbox.popleft())
-                if self._said_bye:
+                with self._post_lock:
+                    last = self._said_bye and not self._outbox
+                if last:
                     self._socket.shutdown(socket.SHUT_WR)  # and reading goes on until the broker closes
+            except BaseException:
+                self.shutdown()  # half a frame may be out; nothing can be sent behind it
+                raise
             finally:
                 self._send_lock.release()
 
