@@ -30,12 +30,8 @@ const followsMax = 16
 
 // controlMessage is the one list of what a control connection may say.
 func (c *core) controlMessage(now time.Time, s *session, m *NodeMessage) *wire.Error {
-	switch m := m.Other.(type) {
-	case *wire.Request:
-		c.request(now, s, m)
-		return nil
-	case *wire.Bye:
-		s.leaving = "left"
+	if request, ok := m.Other.(*wire.Request); ok {
+		c.request(now, s, request)
 		return nil
 	}
 	return wire.Errorf(wire.CodeWrongState, "%v is not for a control connection to send; it sends request", m.Kind)
@@ -220,7 +216,7 @@ func (f *flow) origin() string {
 	if f.owner != 0 {
 		return fmt.Sprintf("by control connection %d", f.owner)
 	}
-	if f.def.File != "" {
+	if f.configured {
 		return "from " + f.def.File
 	}
 	return "by a control connection"

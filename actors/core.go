@@ -98,6 +98,10 @@ func (c *core) batch(now time.Time, s *session, b *Batch) {
 }
 
 func (c *core) message(now time.Time, s *session, m *NodeMessage) *wire.Error {
+	if bye, ok := m.Other.(*wire.Bye); ok && s.state != sessionOpened {
+		c.bye(s, bye)
+		return nil
+	}
 	switch s.state {
 	case sessionJoined:
 		return c.nodeMessage(now, s, m)
@@ -139,14 +143,17 @@ func (c *core) nodeMessage(now time.Time, s *session, m *NodeMessage) *wire.Erro
 		return c.reject(now, s, other)
 	case *wire.OutputClose:
 		return c.outputClose(s, other)
-	case *wire.Bye:
-		s.leaving = other.Reason
-		if s.leaving == "" {
-			s.leaving = "left"
-		}
-		return nil
 	}
 	return wire.Errorf(wire.CodeWrongState, "%v is not for a joined node to send", m.Kind)
+}
+
+// bye ends our side of the stream. The session leaves when the peer has ended
+// its own: until then it may still be reading.
+func (c *core) bye(s *session, m *wire.Bye) {
+	if s.leaving = m.Reason; s.leaving == "" {
+		s.leaving = "left"
+	}
+	s.conn.Close()
 }
 
 // refuse tells the peer why, closes the connection and forgets the session.

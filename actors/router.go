@@ -1,8 +1,10 @@
 package actors
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -257,12 +259,28 @@ func (r *Router) arm(t *time.Timer) {
 func (r *Router) parse() {
 	for req := range r.parses {
 		rep := parseReply{parseRequest: req}
-		rep.flow, _, rep.err = dataflow.Parse(req.load.Name, []byte(req.load.YAML), dataflow.Options{})
+		rep.flow, rep.err = parseLoad(req.load)
 		select {
 		case r.parsed <- rep:
 		case <-r.done:
 		}
 	}
+}
+
+// parseLoad reads the dataflow of a load request, whose name goes before that in
+// the file.
+func parseLoad(load wire.LoadRequest) (*dataflow.Flow, error) {
+	flow, _, err := dataflow.Parse(cmp.Or(load.Name, "dataflow"), []byte(load.YAML), dataflow.Options{})
+	if err != nil {
+		return nil, err
+	}
+	if load.Name != "" {
+		if err := wire.CheckID(load.Name); err != nil {
+			return nil, fmt.Errorf("name of the dataflow: %w", err)
+		}
+		flow.Name = load.Name
+	}
+	return flow, nil
 }
 
 // Post hands the router one event of a connection. It waits while the mailbox is
