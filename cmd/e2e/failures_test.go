@@ -50,11 +50,14 @@ var failureEvents = []string{
 	"a remote node that asks for messages and does not read them",
 	"a message larger than the limit of shared memory",
 	"/dev/shm is full",
+	"a sender shrinks its region while a message for a remote node waits in it",
 	"a receiver that holds messages for ever",
 	"a receiver is stopped (SIGSTOP)",
 	"a receiver is killed",
 	"a sender is killed",
 	"brokerd is killed",
+	"brokerd is stopped for a while (SIGSTOP, SIGCONT)",
+	"brokerd is told to stop (SIGTERM)",
 }
 
 var observed = struct {

@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -207,3 +209,119 @@ func TestBrokerKilled(t *testing.T) {
 
 // least is what a receiver must have reached.
 type least struct{ messages, reconnects uint64 }
+
+// While the broker is stopped everybody waits; then it goes on as if nothing had
+// been.
+func TestBrokerStopped(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fmt.Sprintf(killFlow, "block"), "--heartbeat", "100ms", "--slow-timeout", "200ms")
+	w.regionFiles = 2
+	source := w.start("source", program{})
+	sink := w.start("sink", program{Receive: true})
+	far := w.start("slow", program{Receive: true}, remote)
+	source.do(order{Do: "await", Output: "frames", Count: 2})
+	reply := source.begin(order{Do: "send", Output: "frames", Sizes: []int{50_000, 100}, Count: 200, Every: time.Millisecond})
+	w.eventually("first messages", func(wire.Status) error {
+		if sink.report().Stats.Received < 20 {
+			return errors.New("too few")
+		}
+		return nil
+	})
+	w.signal(syscall.SIGSTOP)
+	time.Sleep(150 * time.Millisecond) // longer than the heartbeat, shorter than what remote nodes put up with
+	w.signal(syscall.SIGCONT)
+	if s := source.result(reply); s.Sent != 200 || s.MaxGap < 100*time.Millisecond {
+		t.Errorf("sent: %+v", s)
+	}
+	w.eventually("all messages", func(wire.Status) error {
+		for _, c := range []*child{sink, far} {
+			r := c.report()
+			if l := r.Inputs["frames"].Lives[0]; l.Count != 200 || l.Dropped != 0 || r.Stats.Reconnects != 0 {
+				return fmt.Errorf("%s: %+v, %d reconnects", c.id, l, r.Stats.Reconnects)
+			}
+		}
+		return nil
+	})
+	observe(t, "brokerd is stopped for a while (SIGSTOP, SIGCONT)",
+		"everybody waits, then goes on; `block` loses nothing. Remote nodes put up with three heartbeats, then they connect again", "")
+}
+
+// A broker that is told to stop tells its nodes, gives everything back, and logs
+// what is lost with it.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fmt.Sprintf(killFlow, "drop-oldest"), "--drain-timeout", "300ms")
+	source := w.start("source", program{Receive: true})
+	sink := w.start("sink", program{Receive: true, Keep: 2})
+	w.start("slow", program{Receive: true, Sleep: 20 * time.Millisecond})
+	source.do(order{Do: "await", Output: "frames", Count: 2})
+	reply := source.begin(order{Do: "send", Output: "frames", Sizes: []int{50_000, 100}, Every: time.Millisecond})
+	w.eventually("first messages", func(wire.Status) error {
+		if sink.report().Stats.Received < 20 {
+			return errors.New("too few")
+		}
+		return nil
+	})
+	w.ended = true
+	b := w.broker
+	w.signal(syscall.SIGTERM)
+	if status := b.exit(t); status != 0 {
+		t.Errorf("brokerd ended with %d", status)
+	}
+	draining := b.log.await(t, 0, "draining")
+	dropped := b.log.await(t, 0, "message dropped", "to", "slow/frames", "reason", wire.DropShutdown.String())
+	if names := shmNames(w.prefix); len(names) > 0 {
+		t.Errorf("left in %s: %v", shmDir, names)
+	}
+	if _, wrong := b.log.drops(); len(wrong) > 0 {
+		t.Errorf("drop log: %v", wrong)
+	}
+	sink.do(order{Do: "recheck"})
+	for _, c := range w.nodes {
+		if notes := strings.Join(c.report().Notes, "\n"); !strings.Contains(notes, "stop: ") {
+			t.Errorf("%s was not told to stop: %s", c.id, notes)
+		}
+	}
+	source.do(order{Do: "halt"})
+	source.result(reply)
+	for _, c := range w.nodes {
+		c.close() // without a broker
+		c.check()
+	}
+	observe(t, "brokerd is told to stop (SIGTERM)",
+		"nodes get `Stop`, and `drain_timeout` to leave; then exit status 0, with nothing left in /dev/shm. Nodes that stay wait for the next brokerd; what they hold stays readable",
+		shown(draining)+"\n"+shown(dropped, "to", "reason", "count"))
+}
+
+// A reload does not touch the edges that stay.
+func TestReloadUnderTraffic(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hostileFlow)
+	bystanders := w.stand("source")
+	text, err := os.ReadFile(w.flow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		flow := string(text)
+		if i%2 == 0 {
+			flow += fmt.Sprintf("      again%d: {source: source/frames, queue_size: 2}\n", i)
+		}
+		if err := os.WriteFile(w.flow, []byte(flow), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		seen := w.broker.log.len()
+		w.signal(syscall.SIGHUP)
+		w.broker.log.await(t, seen, "reloaded")
+		if i == 4 {
+			guest := w.start("guest", program{Receive: true})
+			w.eventually("messages on a new edge", func(wire.Status) error {
+				if in := guest.report().Inputs["again4"]; in == nil {
+					return errors.New("none")
+				}
+				return nil
+			})
+		}
+	}
+	bystanders.check()
+}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -303,6 +304,62 @@ func TestMemoryLimit(t *testing.T) {
 	observe(t, "a message larger than the limit of shared memory",
 		"`ErrNoMemory`: "+numbers(s.NoMemoryText)+". With a `block` receiver the sender waits instead. Smaller messages go on",
 		shown(denied, "node")+"\n"+shown(dropped, "to", "reason", "count"))
+}
+
+// A region that somebody has shrunk is a message that cannot be read, and nothing
+// worse: the broker does not touch shared memory that others can take away.
+func TestShrunkRegion(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, farFlow)
+	w.regionFiles = 2
+	bystanders := w.stand("sender")
+	bystand := shmNames(w.prefix)
+	far := w.peer()
+	far.join("far") // and asks for nothing yet
+	source := w.start("source", program{})
+	source.do(order{Do: "await", Output: "frames", Count: 1})
+	source.send(order{Output: "frames", Sizes: []int{2 * mib, 100}, Count: 2})
+	w.eventually("both have reached the broker", func(s wire.Status) error {
+		if e := edgeTo(t, s, "far/frames"); e.Queued != 2 {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+	shrunk := 0
+	for _, name := range shmNames(w.prefix) {
+		path := shmDir + "/" + name
+		if info, err := os.Stat(path); err == nil && !slices.Contains(bystand, name) && info.Size() > 2*mib {
+			if err := os.Truncate(path, 4096); err != nil {
+				t.Fatal(err)
+			}
+			shrunk++
+		}
+	}
+	if shrunk == 0 {
+		t.Fatal("no region was found")
+	}
+	far.send(&wire.Next{Limit: 10})
+	unread := w.broker.log.await(t, 0, "payload could not be read from its region")
+	dropped := w.broker.log.await(t, 0, "message dropped", "to", "far/frames", "reason", wire.DropBadDescriptor.String())
+	source.kill() // it would touch its region, and get a SIGBUS of its own making
+	w.gone("source")
+	bystanders.check()
+	for {
+		m, err := far.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inputs, ok := m.(*wire.Inputs); ok {
+			if in := inputs.Items[0]; in.Seq != 2 || in.Dropped != 1 {
+				t.Errorf("the remote receiver got message %d, after %d dropped", in.Seq, in.Dropped)
+			}
+			break
+		}
+	}
+	far.close()
+	w.gone("far")
+	observe(t, "a sender shrinks its region while a message for a remote node waits in it",
+		"the message is lost to the remote node, which goes on with the next one", shown(unread, "from", "to")+"\n"+shown(dropped, "to", "reason", "count"))
 }
 
 // tinyEnv tells the test binary that it runs over a tiny /dev/shm.

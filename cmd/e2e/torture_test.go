@@ -69,12 +69,13 @@ type torture struct {
 	first   map[string]files         // by node: descriptors before the first kill
 }
 
-func startTorture(t *testing.T, policy, hold string) *torture {
+// startTorture starts everybody; second is the environment of the second
+// receiver.
+func startTorture(t *testing.T, policy, hold string, second ...string) *torture {
 	t.Helper()
 	w := &torture{world: newWorld(t, fmt.Sprintf(tortureFlow, policy, hold)), sending: map[string]<-chan answer{}, first: map[string]files{}}
-	for _, id := range []string{"first", "second"} {
-		w.start(id, holding)
-	}
+	w.start("first", holding)
+	w.start("second", holding, second...)
 	for _, id := range []string{"source", "other"} {
 		w.start(id, program{})
 		w.send(id)
@@ -240,15 +241,51 @@ func (w *torture) sameFiles() {
 	})
 }
 
+// killReceiver, killSender and killBroker each do what they say, and have another
+// process take the place.
+func (w *torture) killReceiver() {
+	w.t.Helper()
+	w.node("first").kill()
+	w.gone("first")
+	moment()
+	w.start("first", holding)
+}
+
+func (w *torture) killSender() {
+	w.t.Helper()
+	w.node("source").kill()
+	w.gone("source")
+	moment()
+	w.start("source", program{})
+	w.send("source")
+}
+
+func (w *torture) killBroker() {
+	w.t.Helper()
+	w.broker.crash()
+	moment()
+	w.startBroker(w.broker.addr)
+	for _, name := range shmNames(w.prefix) {
+		if !strings.HasPrefix(name, w.prefix+"-"+w.broker.instance) {
+			w.t.Errorf("left in %s by the broker before: %s", shmDir, name)
+		}
+	}
+	w.eventually("nodes are back", func(s wire.Status) error {
+		for _, n := range s.Nodes {
+			if !n.Connected {
+				return fmt.Errorf("%s is not", n.Node)
+			}
+		}
+		return nil
+	})
+}
+
 func TestTortureReceiver(t *testing.T) {
 	t.Parallel()
 	w := startTorture(t, "block", "10s")
 	for range rounds(t) {
 		moment()
-		w.node("first").kill()
-		w.gone("first")
-		moment()
-		w.start("first", holding)
+		w.killReceiver()
 		w.flowing()
 	}
 	w.end(goOnWithin, "source", "other", "second/source", "second/other")
@@ -259,11 +296,7 @@ func TestTortureSender(t *testing.T) {
 	w := startTorture(t, "block", "10s")
 	for range rounds(t) {
 		moment()
-		w.node("source").kill()
-		w.gone("source")
-		moment()
-		w.start("source", program{})
-		w.send("source")
+		w.killSender()
 		w.flowing()
 	}
 	w.end(goOnWithin, "other", "first/other", "second/other")
@@ -274,22 +307,7 @@ func TestTortureBroker(t *testing.T) {
 	w := startTorture(t, "block", "10s")
 	for range rounds(t) {
 		moment()
-		w.broker.crash()
-		moment()
-		w.startBroker(w.broker.addr)
-		for _, name := range shmNames(w.prefix) {
-			if !strings.HasPrefix(name, w.prefix+"-"+w.broker.instance) {
-				t.Errorf("left in %s by the broker before: %s", shmDir, name)
-			}
-		}
-		w.eventually("nodes are back", func(s wire.Status) error {
-			for _, n := range s.Nodes {
-				if !n.Connected || !n.Local {
-					return fmt.Errorf("%s: connected %v, local %v", n.Node, n.Connected, n.Local)
-				}
-			}
-			return nil
-		})
+		w.killBroker()
 		w.flowing()
 	}
 	w.end(goOnWithinRestart, "source", "other", "first/source", "first/other", "second/source", "second/other")
@@ -298,6 +316,22 @@ func TestTortureBroker(t *testing.T) {
 			t.Errorf("%s reconnected %d times", id, n)
 		}
 	}
+}
+
+// Everything in one run, with a remote receiver among them.
+func TestTortureMixed(t *testing.T) {
+	t.Parallel()
+	w := startTorture(t, "block", "10s", remote)
+	w.regionFiles = 2
+	kills := []func(){w.killReceiver, w.killSender, w.killBroker}
+	for round := range rounds(t) {
+		moment()
+		kills[(round+rand.IntN(len(kills)))%len(kills)]()
+		if round%2 == 0 { // else the next kill comes before things have settled
+			w.flowing()
+		}
+	}
+	w.end(goOnWithinRestart, "other", "second/other")
 }
 
 // A receiver that is stopped keeps what it holds, however long; nobody else
