@@ -85,7 +85,7 @@ func TestExactness(t *testing.T) {
 		t.Errorf("sender's memory: %+v", stats)
 	}
 	w.finish()
-	drops, _ := w.broker.log.drops()
+	drops, _ := w.broker.log.drops(false)
 	for id, r := range reports {
 		for input, published := range counts {
 			compare(t, edgeTo(t, status, id+"/"+input), r.Inputs[input], published, drops)
