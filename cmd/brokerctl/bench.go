@@ -22,7 +22,8 @@ import (
 
 const benchLong = `bench measures the one-way time from a sending process through the broker to a
 receiving process, and beside it, in the same run and taking turns with it, the
-same over one direct TCP connection. Time runs from before the payload is copied
+same over one direct TCP connection and through a relay that does nothing but pass
+bytes on: what a hop costs at least. Time runs from before the payload is copied
 in until the receiver has touched every page.
 
 Without --addr it starts a broker of its own, beside brokerctl or in $PATH.
@@ -141,8 +142,8 @@ func (t *tool) benchEnv() (bench.Env, error) {
 		return bench.Env{}, err
 	}
 	env := bench.Env{
-		Command: func(ctx context.Context, role, tcp string) *exec.Cmd {
-			cmd := exec.CommandContext(ctx, self, "bench-process", role, tcp)
+		Command: func(ctx context.Context, role string, peers ...string) *exec.Cmd {
+			cmd := exec.CommandContext(ctx, self, append([]string{"bench-process", role}, peers...)...)
 			prepare(cmd)
 			return cmd
 		},
@@ -163,16 +164,16 @@ func (t *tool) benchEnv() (bench.Env, error) {
 	return env, nil
 }
 
-// newBenchProcessCommand is one end of the benchmark.
+// newBenchProcessCommand is one process of the benchmark.
 func newBenchProcessCommand(t *tool) *cobra.Command {
 	return &cobra.Command{
-		Use:    "bench-process ROLE TCP",
+		Use:    "bench-process ROLE PEER...",
 		Hidden: true,
-		Args:   cobra.ExactArgs(2),
+		Args:   cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return bench.Serve(ctx, args[0], args[1], os.Stdin, t.out)
+			return bench.Serve(ctx, args[0], args[1:], os.Stdin, t.out)
 		},
 	}
 }

@@ -73,7 +73,7 @@ func TestReportNamesMachineAndPaths(t *testing.T) {
 	r := newReport(spec)
 	p := &PathResult{times: []int64{30_000, 10_000, 20_000}, RoundP50NS: []int64{20_000}, RoundPerSecond: []float64{1000}}
 	p.finish()
-	r.Sizes = []SizeResult{{Bytes: 4096, MemcpyP50NS: 150, Paths: map[string]*PathResult{PathBrokered: p, PathLoan: p, PathTCP: p}}}
+	r.Sizes = []SizeResult{{Bytes: 4096, MemcpyP50NS: 150, Paths: map[string]*PathResult{PathBrokered: p, PathLoan: p, PathTCP: p, PathRelay: p}}}
 	var out bytes.Buffer
 	if err := r.Write(&out); err != nil {
 		t.Fatal(err)

@@ -126,7 +126,7 @@ func (r *Report) Write(w io.Writer) error {
 	fmt.Fprintf(w, "%s, %d cores, %s, %s, %s\n", m.CPU, m.Cores, m.Kernel, m.Go, m.Time.Format(time.RFC3339))
 	fmt.Fprintf(w, "One-way time of paced messages, and messages a second back to back; %d rounds, paths take turns.\n\n", r.Rounds)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "size\tpath\tp50 µs\tp90 µs\tp99 µs\tp50 / tcp\t(min–max)\tmemcpy µs\tmessages/s\tMB/s\t")
+	fmt.Fprintln(tw, "size\tpath\tp50 µs\tp90 µs\tp99 µs\tp50 / tcp\t(min–max)\tp50 / relay\t(min–max)\tmemcpy µs\tmessages/s\tMB/s\t")
 	for i := range r.Sizes {
 		r.Sizes[i].write(tw, r.Spec.Paths)
 	}
@@ -140,17 +140,21 @@ func (s *SizeResult) write(w io.Writer, paths []string) {
 		if i == 0 {
 			size, memcpy = FormatBytes(s.Bytes), micros(s.MemcpyP50NS)
 		}
-		ratio, spread := "", ""
-		if sp, ok := s.Ratio(path, PathTCP); ok && path != PathTCP {
-			ratio, spread = fmt.Sprintf("%.2f", sp.Median), fmt.Sprintf("(%.2f–%.2f)", sp.Min, sp.Max)
+		ratios := ""
+		for _, to := range []string{PathTCP, PathRelay} {
+			if sp, ok := s.Ratio(path, to); ok && path != to {
+				ratios += fmt.Sprintf("%.2f\t(%.2f–%.2f)\t", sp.Median, sp.Min, sp.Max)
+			} else {
+				ratios += "\t\t"
+			}
 		}
 		rate, volume := "", ""
 		if p.PerSecond > 0 {
 			rate = fmt.Sprintf("%.0f", p.PerSecond)
 			volume = fmt.Sprintf("%.0f", p.PerSecond*float64(s.Bytes)/1e6)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
-			size, path, micros(p.P50NS), micros(p.P90NS), micros(p.P99NS), ratio, spread, memcpy, rate, volume)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s%s\t%s\t%s\t\n",
+			size, path, micros(p.P50NS), micros(p.P90NS), micros(p.P99NS), ratios, memcpy, rate, volume)
 	}
 }
 

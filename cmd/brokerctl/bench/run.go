@@ -15,9 +15,9 @@ import (
 
 // Env is how the children are started.
 type Env struct {
-	// Command makes the command line of a child of that role; tcp is the
-	// receiver's address for the sender, empty for the receiver.
-	Command func(ctx context.Context, role, tcp string) *exec.Cmd
+	// Command makes the command line of a child of that role; peers are the
+	// addresses that Serve wants.
+	Command func(ctx context.Context, role string, peers ...string) *exec.Cmd
 	// Environ is added to the children's environment: where the broker is.
 	Environ []string
 	// Stderr gets what the children say.
@@ -26,7 +26,7 @@ type Env struct {
 	Progress func(done, all int, what string)
 }
 
-// child is one of the two processes.
+// child is one of the processes.
 type child struct {
 	cmd     *exec.Cmd
 	in      io.WriteCloser
@@ -34,8 +34,8 @@ type child struct {
 	answers *json.Decoder
 }
 
-func (e *Env) start(ctx context.Context, role, tcp string) (*child, answer, error) {
-	c := &child{cmd: e.Command(ctx, role, tcp)}
+func (e *Env) start(ctx context.Context, role string, peers ...string) (*child, answer, error) {
+	c := &child{cmd: e.Command(ctx, role, peers...)}
 	c.cmd.Env = append(os.Environ(), append(slices.Clone(e.Environ), "BROKERD_NODE="+role)...)
 	c.cmd.Stderr = e.Stderr
 	c.cmd.Cancel = func() error { return c.cmd.Process.Signal(syscall.SIGTERM) }
@@ -85,11 +85,11 @@ func (c *child) stop() error {
 
 // runner is one run of the benchmark.
 type runner struct {
-	env              *Env
-	spec             Spec
-	sender, receiver *child
-	series           uint64
-	done, all        int
+	env                     *Env
+	spec                    Spec
+	sender, receiver, relay *child
+	series                  uint64
+	done, all               int
 }
 
 // Run measures what spec says. The broker must have loaded Flow.
@@ -98,16 +98,32 @@ func Run(ctx context.Context, spec Spec, env Env) (*Report, error) {
 		return nil, err
 	}
 	r := &runner{env: &env, spec: spec}
-	var a answer
-	var err error
-	if r.receiver, a, err = env.start(ctx, RoleReceiver, ""); err != nil {
-		return nil, err
+	err := r.start(ctx)
+	var report *Report
+	if err == nil {
+		report, err = r.measure(ctx)
 	}
-	if r.sender, _, err = env.start(ctx, RoleSender, a.Addr); err != nil {
-		return nil, errors.Join(err, r.receiver.stop())
+	for _, c := range []*child{r.sender, r.relay, r.receiver} {
+		if c != nil {
+			err = errors.Join(err, c.stop())
+		}
 	}
-	report, err := r.measure(ctx)
-	return report, errors.Join(err, r.sender.stop(), r.receiver.stop())
+	return report, err
+}
+
+func (r *runner) start(ctx context.Context) error {
+	receiver, at, err := r.env.start(ctx, RoleReceiver)
+	if err != nil {
+		return err
+	}
+	r.receiver = receiver
+	relay, between, err := r.env.start(ctx, RoleRelay, at.Addr)
+	if err != nil {
+		return err
+	}
+	r.relay = relay
+	r.sender, _, err = r.env.start(ctx, RoleSender, at.Addr, between.Addr)
+	return err
 }
 
 func (r *runner) measure(ctx context.Context) (*Report, error) {

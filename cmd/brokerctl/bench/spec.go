@@ -12,10 +12,11 @@ const (
 	PathBrokered = "brokered"
 	PathLoan     = "loan"
 	PathTCP      = "tcp"
+	PathRelay    = "relay"
 )
 
 // Paths lists all of them.
-func Paths() []string { return []string{PathBrokered, PathLoan, PathTCP} }
+func Paths() []string { return []string{PathBrokered, PathLoan, PathTCP, PathRelay} }
 
 // Limits of a Spec.
 const (

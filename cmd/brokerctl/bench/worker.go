@@ -19,12 +19,18 @@ import (
 const (
 	RoleSender   = "sender"
 	RoleReceiver = "receiver"
+	RoleRelay    = "relay"
 )
 
 // Serve is the main function of a child: it follows the orders on in until its
-// end. The node's configuration comes from the environment; tcp is the address
-// of the receiver's listener, for the sender.
-func Serve(ctx context.Context, role, tcp string, in io.Reader, out io.Writer) error {
+// end. The configuration of a node comes from the environment. peers are the
+// addresses that the role connects to: none for the receiver, the receiver's for
+// the relay, the receiver's and the relay's for the sender.
+func Serve(ctx context.Context, role string, peers []string, in io.Reader, out io.Writer) error {
+	orders, answers := json.NewDecoder(in), json.NewEncoder(out)
+	if role == RoleRelay {
+		return serveRelay(peers, orders, answers)
+	}
 	cfg, err := node.ConfigFromEnv()
 	if err != nil {
 		return err
@@ -34,9 +40,8 @@ func Serve(ctx context.Context, role, tcp string, in io.Reader, out io.Writer) e
 		return err
 	}
 	defer n.Close()
-	orders, answers := json.NewDecoder(in), json.NewEncoder(out)
 	if role == RoleSender {
-		return serveSender(ctx, n, tcp, orders, answers)
+		return serveSender(ctx, n, peers, orders, answers)
 	}
 	return serveReceiver(ctx, n, orders, answers)
 }
@@ -63,11 +68,14 @@ func serveOrders(orders *json.Decoder, answers *json.Encoder, each func(order) (
 // sender holds what the sending process needs.
 type sender struct {
 	small, large *node.Output
-	conn         net.Conn
-	frame        []byte // length and payload of the tcp path
+	conns        map[string]net.Conn // by path: tcp, relay
+	frame        []byte              // length and payload on them
 }
 
-func serveSender(ctx context.Context, n *node.Node, tcp string, orders *json.Decoder, answers *json.Encoder) error {
+func serveSender(ctx context.Context, n *node.Node, peers []string, orders *json.Decoder, answers *json.Encoder) error {
+	if len(peers) != 2 {
+		return fmt.Errorf("the sender has %d peers, not 2", len(peers))
+	}
 	var s sender
 	var err error
 	if s.small, err = n.Output("small"); err != nil {
@@ -81,10 +89,15 @@ func serveSender(ctx context.Context, n *node.Node, tcp string, orders *json.Dec
 			return err
 		}
 	}
-	if s.conn, err = net.Dial("tcp", tcp); err != nil {
-		return err
+	s.conns = map[string]net.Conn{}
+	for i, path := range []string{PathTCP, PathRelay} {
+		conn, err := dial(peers[i], tagDirect)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		s.conns[path] = conn
 	}
-	defer s.conn.Close()
 	if err := answers.Encode(answer{Ready: true}); err != nil {
 		return err
 	}
@@ -125,7 +138,8 @@ func (s *sender) path(ctx context.Context, o order) (send func() error, payload 
 			copy(loan.Bytes(), payload)
 			return loan.Publish(ctx)
 		}, payload, nil
-	case PathTCP:
+	case PathTCP, PathRelay:
+		conn := s.conns[o.Path]
 		if len(s.frame) != 8+o.Size {
 			s.frame = make([]byte, 8+o.Size)
 			copy(s.frame[8:], payload)
@@ -135,7 +149,7 @@ func (s *sender) path(ctx context.Context, o order) (send func() error, payload 
 		// with a copy makes.
 		return func() error {
 			copy(s.frame[8:], payload)
-			_, err := s.conn.Write(s.frame)
+			_, err := conn.Write(s.frame)
 			return err
 		}, payload, nil
 	}
@@ -192,10 +206,9 @@ func memcpy(o order) []int64 {
 
 // receiver holds what the receiving process needs.
 type receiver struct {
-	n    *node.Node
-	conn *bufio.Reader
-	raw  net.Conn
-	buf  []byte
+	n     *node.Node
+	conns map[string]*bufio.Reader // by path: tcp, relay
+	buf   []byte
 }
 
 func serveReceiver(ctx context.Context, n *node.Node, orders *json.Decoder, answers *json.Encoder) error {
@@ -207,12 +220,19 @@ func serveReceiver(ctx context.Context, n *node.Node, orders *json.Decoder, answ
 	if err := answers.Encode(answer{Ready: true, Addr: listener.Addr().String()}); err != nil {
 		return err
 	}
-	r := receiver{n: n}
-	if r.raw, err = listener.Accept(); err != nil {
-		return err
+	r := receiver{n: n, conns: map[string]*bufio.Reader{}}
+	for len(r.conns) < 2 {
+		conn, tag, err := accept(listener)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		path := PathTCP
+		if tag == tagRelayed {
+			path = PathRelay
+		}
+		r.conns[path] = bufio.NewReaderSize(conn, 64<<10)
 	}
-	defer r.raw.Close()
-	r.conn = bufio.NewReaderSize(r.raw, 64<<10)
 	return serveOrders(orders, answers, func(o order) (answer, error) {
 		if err := answers.Encode(answer{Ready: true}); err != nil {
 			return answer{}, err
@@ -249,8 +269,8 @@ func (r *receiver) series(ctx context.Context, o order) (answer, error) {
 
 // one receives one message and calls use for it if it belongs to the series.
 func (r *receiver) one(ctx context.Context, o order, use func([]byte)) (last bool, err error) {
-	if o.Path == PathTCP {
-		p, err := r.read()
+	if conn := r.conns[o.Path]; conn != nil {
+		p, err := r.read(conn)
 		if err != nil {
 			return false, err
 		}
@@ -279,10 +299,10 @@ func (r *receiver) one(ctx context.Context, o order, use func([]byte)) (last boo
 	return false, nil
 }
 
-// read reads one message of the tcp path into a buffer that stays warm.
-func (r *receiver) read() ([]byte, error) {
+// read reads one message of a TCP connection into a buffer that stays warm.
+func (r *receiver) read(conn *bufio.Reader) ([]byte, error) {
 	var head [8]byte
-	if _, err := io.ReadFull(r.conn, head[:]); err != nil {
+	if _, err := io.ReadFull(conn, head[:]); err != nil {
 		return nil, err
 	}
 	n := int(binary.LittleEndian.Uint64(head[:]))
@@ -294,6 +314,6 @@ func (r *receiver) read() ([]byte, error) {
 	}
 	p := r.buf[:n]
 	// bufio hands large reads through to the socket once it is empty.
-	_, err := io.ReadFull(r.conn, p)
+	_, err := io.ReadFull(conn, p)
 	return p, err
 }
