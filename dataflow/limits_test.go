@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/brokerd/brokerd/wire"
 )
 
 // repeat writes n lines.
@@ -39,6 +41,7 @@ func TestLimits(t *testing.T) {
 	shared := func(n int) string { // each node has the same thousand inputs
 		return inputs(InputsMax) + repeat(n, func(i int) string { return fmt.Sprintf("  - id: n%d\n    inputs: *all\n", i) })
 	}
+	timer := func(rest string) string { return head + "    inputs: {t: timer/" + rest + "}\n" }
 	alias := func(s string) string { return strings.Replace(s, "inputs:\n", "inputs: &all\n", 1) }
 	tests := []struct {
 		name, text, want string
@@ -57,6 +60,11 @@ func TestLimits(t *testing.T) {
 		{"args", head + "    args: " + strings.Repeat("x ", ArgsMax+1) + "\n", "more than 1000 args"},
 		{"list of args", head + "    args: [" + strings.Repeat("x, ", ArgsMax+1) + "x]\n", "more than 1000 args"},
 		{"text", head + "    path: " + strings.Repeat("x", TextBytesMax+1) + "\n", "32769 bytes, 32768 are allowed"},
+		{"zeros in front of a timer", timer("millis/" + strings.Repeat("0", 2000) + "100"), "1024 are allowed"},
+		{"some zeros in front of a timer", timer("millis/" + strings.Repeat("0", 900) + "100"), "has a zero in front"},
+		{"zeros behind a timer", timer("hz/30." + strings.Repeat("0", 900)), "has more than 9 digits"},
+		{"timer of nine digits", timer("hz/1.00000001"), ""},
+		{"source", head + "    inputs: {i: a/" + strings.Repeat("o", wire.TextBytesMax) + "}\n", "1024 are allowed"},
 		{"keys", head + "    env:\n" + repeat(60000, func(i int) string { return fmt.Sprintf("      V%d: x\n", i) }), "more than 1100 keys"},
 		{"keys in braces", head + "    env: {" + repeat(60000, func(i int) string { return fmt.Sprintf("V%d: x, ", i) }) + "}\n", "more than 1100 keys"},
 		{"long key", strings.Repeat("k", 300) + ":\n" + repeat(100, func(i int) string { return fmt.Sprintf("  k%d: x\n", i) }), "a key of 300 bytes"},
@@ -90,6 +98,18 @@ func TestLimits(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTextsFitTheWire: the longest texts that a file may have can be sent to a node.
+func TestTextsFitTheWire(t *testing.T) {
+	long := strings.Repeat("x", IDBytesMax)
+	flow := mustParse(t, "name: "+long+"\nnodes:\n  - id: "+long+"\n    outputs: ["+long+"]\n    inputs: {"+long+": "+long+"/"+long+
+		", t: dora/timer/hz/+1.0000000e-0, u: dora/timer/millis/86400000}\n")
+	ports := &wire.Ports{Outputs: []wire.OutputPort{{ID: flow.Nodes[0].Outputs[0]}}}
+	for _, in := range flow.Nodes[0].Inputs {
+		ports.Inputs = append(ports.Inputs, wire.InputPort{ID: in.ID, Source: in.Source.Text})
+	}
+	wire.NewEncoder().Append(nil, ports) // panics at texts that are too long
 }
 
 // deepKeys has few keys that are long and deep, and many values below them.

@@ -219,6 +219,10 @@ func number(s string) float64 {
 // source reads node/output or a timer. A fault is reported and yields an empty
 // Source, which resolve leaves alone.
 func (r *reader) source(s scalar) Source {
+	if len(s.text) > wire.TextBytesMax {
+		r.problem(s.at, fmt.Sprintf("a source of %d bytes, %d are allowed", len(s.text), wire.TextBytesMax), sourceForm)
+		return Source{}
+	}
 	if rest, ok := timerPart(s.text); ok {
 		period, fault, suggestion := timerPeriod(rest)
 		if fault != "" {

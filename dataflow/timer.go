@@ -10,6 +10,9 @@ import (
 
 const timerForm = "write timer/millis/100, timer/secs/5 or timer/hz/30"
 
+// timerDigitsMax is plenty for every period from TimerMin to TimerMax.
+const timerDigitsMax = 9
+
 // timerPart returns what follows timer/ or dora/timer/.
 func timerPart(source string) (rest string, ok bool) {
 	source = strings.TrimPrefix(source, "dora/")
@@ -39,6 +42,9 @@ func timerPeriod(rest string) (period time.Duration, fault, suggestion string) {
 		}
 		return 0, fmt.Sprintf("no unit is called %s", quote(unit)), suggestion
 	}
+	if fault := timerNumberFault(number); fault != "" {
+		return 0, quote(number) + " " + fault, timerForm
+	}
 	var nanos float64
 	if unit == "hz" {
 		// Fractions make sense for frequencies: 0.5 is a tick every 2 s.
@@ -64,6 +70,26 @@ func timerPeriod(rest string) (period time.Duration, fault, suggestion string) {
 		return 0, fmt.Sprintf("its period is not from %s to %s", periodText(TimerMin), periodText(TimerMax)), timerForm
 	}
 	return time.Duration(nanos), "", ""
+}
+
+// timerNumberFault says what is wrong with the digits of a number, or nothing.
+// Parsing alone would let any number of zeros pass, and the text of a source
+// travels as it was written.
+func timerNumberFault(number string) string {
+	digits := 0
+	for _, c := range number {
+		if '0' <= c && c <= '9' {
+			digits++
+		}
+	}
+	unsigned := strings.TrimLeft(number, "+-")
+	switch {
+	case len(unsigned) > 1 && unsigned[0] == '0' && '0' <= unsigned[1] && unsigned[1] <= '9':
+		return "has a zero in front"
+	case digits > timerDigitsMax:
+		return fmt.Sprintf("has more than %d digits", timerDigitsMax)
+	}
+	return ""
 }
 
 // periodText writes a period for people: 100 ms, 5 s, 30 Hz, 24 h.
