@@ -51,69 +51,112 @@ func Diff(old, new *Flow) Changes {
 		new = &Flow{}
 	}
 	var c Changes
-	was, is := nodesByID(old), nodesByID(new)
+	was, is := findNodes(old.Nodes), findNodes(new.Nodes)
 	for i := range old.Nodes {
-		if is[old.Nodes[i].ID] == nil {
-			c.NodesRemoved = append(c.NodesRemoved, old.Nodes[i].ID)
+		n := &old.Nodes[i]
+		after := is.find(i, n.ID)
+		if after == nil {
+			c.NodesRemoved = append(c.NodesRemoved, n.ID)
 		}
+		c.EdgesRemoved = append(c.EdgesRemoved, edgesWithout(n, after)...)
 	}
 	for i := range new.Nodes {
 		n := &new.Nodes[i]
-		before := was[n.ID]
+		before := was.find(i, n.ID)
 		if before == nil {
 			c.NodesAdded = append(c.NodesAdded, n.ID)
 		} else if what := nodeChanges(before, n); len(what) > 0 {
 			c.NodesChanged = append(c.NodesChanged, NodeChange{ID: n.ID, What: what})
 		}
+		c.EdgesAdded = append(c.EdgesAdded, edgesWithout(n, before)...)
+		c.EdgesChanged = append(c.EdgesChanged, edgesChanged(before, n)...)
 	}
-	c.diffEdges(old, new)
 	return c
 }
 
-func nodesByID(f *Flow) map[string]*Node {
-	nodes := make(map[string]*Node, len(f.Nodes))
-	for i := range f.Nodes {
-		nodes[f.Nodes[i].ID] = &f.Nodes[i]
-	}
-	return nodes
+// finder finds the elements of a list by their ids. Two versions of a flow are
+// mostly the same, so that it looks at the same place first, and makes an index
+// when something is elsewhere.
+type finder[T any] struct {
+	list   []T
+	id     func(*T) string
+	places map[string]int
 }
 
-func (c *Changes) diffEdges(old, new *Flow) {
-	was, is := edgesByEnds(old), edgesByEnds(new)
-	for _, e := range old.Edges() {
-		if _, ok := is[endsOf(e)]; !ok {
-			c.EdgesRemoved = append(c.EdgesRemoved, e)
+func findNodes(list []Node) *finder[Node] {
+	return &finder[Node]{list: list, id: func(n *Node) string { return n.ID }}
+}
+
+func findInputs(list []Input) *finder[Input] {
+	return &finder[Input]{list: list, id: func(in *Input) string { return in.ID }}
+}
+
+func findOutputs(list []string) *finder[string] {
+	return &finder[string]{list: list, id: func(out *string) string { return *out }}
+}
+
+// find returns the element of that id, nil if there is none. place is where it
+// probably is.
+func (f *finder[T]) find(place int, id string) *T {
+	if place < len(f.list) && f.id(&f.list[place]) == id {
+		return &f.list[place]
+	}
+	if f.places == nil {
+		f.places = make(map[string]int, len(f.list))
+		for i := range f.list {
+			f.places[f.id(&f.list[i])] = i
 		}
 	}
-	for _, e := range new.Edges() {
-		before, ok := was[endsOf(e)]
-		if !ok {
-			c.EdgesAdded = append(c.EdgesAdded, e)
-		} else if what := inputChanges(before.Input, e.Input); len(what) > 0 {
-			c.EdgesChanged = append(c.EdgesChanged, EdgeChange{Old: before, New: e, What: what})
-		}
+	if i, ok := f.places[id]; ok {
+		return &f.list[i]
 	}
+	return nil
 }
 
-// ends is what makes an edge the same edge: source and input, however a timer
-// is spelled.
-type ends struct {
-	source      Source // without Text
-	node, input string
+// sameEdge reports whether two inputs of one id, of two versions of a node, make
+// the same edge: the source is the same, however a timer is spelled.
+func sameEdge(a, b *Input) bool {
+	return a.Source.Node == b.Source.Node && a.Source.Output == b.Source.Output && a.Source.Timer == b.Source.Timer
 }
 
-func endsOf(e Edge) ends {
-	source := e.From
-	source.Text = ""
-	return ends{source: source, node: e.Node, input: e.Input.ID}
-}
-
-func edgesByEnds(f *Flow) map[ends]Edge {
-	edges := map[ends]Edge{}
-	for _, e := range f.Edges() {
-		edges[endsOf(e)] = e
+// edgesWithout returns the edges into n that are not in the other version of the
+// node. That may be nil.
+func edgesWithout(n, other *Node) []Edge {
+	var inputs []Input
+	if other != nil {
+		inputs = other.Inputs
+	}
+	found := findInputs(inputs)
+	var edges []Edge
+	for i := range n.Inputs {
+		in := &n.Inputs[i]
+		if there := found.find(i, in.ID); there == nil || !sameEdge(there, in) {
+			edges = append(edges, n.edge(i))
+		}
 	}
 	return edges
+}
+
+// edgesChanged returns the edges that are in both versions of a node, with
+// other settings. old may be nil.
+func edgesChanged(old, new *Node) []EdgeChange {
+	if old == nil {
+		return nil
+	}
+	found := findInputs(old.Inputs)
+	var changes []EdgeChange
+	for i := range new.Inputs {
+		in := &new.Inputs[i]
+		before := found.find(i, in.ID)
+		if before == nil || !sameEdge(before, in) {
+			continue
+		}
+		if what := inputChanges(before, in); len(what) > 0 {
+			was := Edge{From: before.Source, Node: old.ID, Input: *before}
+			changes = append(changes, EdgeChange{Old: was, New: new.edge(i), What: what})
+		}
+	}
+	return changes
 }
 
 // nodeChanges lists what differs. Values of variables and arguments may be
@@ -126,16 +169,37 @@ func nodeChanges(old, new *Node) []string {
 	if !slices.Equal(old.Args, new.Args) {
 		what = append(what, "args")
 	}
+	what = append(what, envChanges(old.Env, new.Env)...)
+	is := findOutputs(new.Outputs)
+	for i, out := range old.Outputs {
+		if is.find(i, out) == nil {
+			what = append(what, "output "+out+" removed")
+		}
+	}
+	was := findOutputs(old.Outputs)
+	for i, out := range new.Outputs {
+		if was.find(i, out) == nil {
+			what = append(what, "output "+out+" added")
+		}
+	}
+	return what
+}
+
+func envChanges(old, new map[string]string) []string {
+	if maps.Equal(old, new) {
+		return nil
+	}
 	names := map[string]bool{}
-	for name := range old.Env {
+	for name := range old {
 		names[name] = true
 	}
-	for name := range new.Env {
+	for name := range new {
 		names[name] = true
 	}
+	var what []string
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		before, was := old.Env[name]
-		after, is := new.Env[name]
+		before, was := old[name]
+		after, is := new[name]
 		switch {
 		case !was:
 			what = append(what, "env "+name+" added")
@@ -143,16 +207,6 @@ func nodeChanges(old, new *Node) []string {
 			what = append(what, "env "+name+" removed")
 		case before != after:
 			what = append(what, "env "+name+" changed")
-		}
-	}
-	for _, out := range old.Outputs {
-		if !new.HasOutput(out) {
-			what = append(what, "output "+out+" removed")
-		}
-	}
-	for _, out := range new.Outputs {
-		if !old.HasOutput(out) {
-			what = append(what, "output "+out+" added")
 		}
 	}
 	return what
@@ -165,7 +219,7 @@ func pathText(n *Node) string {
 	return n.Path
 }
 
-func inputChanges(old, new Input) []string {
+func inputChanges(old, new *Input) []string {
 	var what []string
 	if old.QueueSize != new.QueueSize {
 		what = append(what, fmt.Sprintf("queue_size %d → %d", old.QueueSize, new.QueueSize))
@@ -174,7 +228,7 @@ func inputChanges(old, new Input) []string {
 		what = append(what, fmt.Sprintf("policy %s → %s", old.Policy, new.Policy))
 	}
 	if old.HoldTimeout != new.HoldTimeout {
-		what = append(what, fmt.Sprintf("hold_timeout %s → %s", holdText(old), holdText(new)))
+		what = append(what, fmt.Sprintf("hold_timeout %s → %s", holdText(*old), holdText(*new)))
 	}
 	return what
 }

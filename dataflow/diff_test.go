@@ -2,8 +2,10 @@ package dataflow
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -101,6 +103,36 @@ func TestDiffMirrored(t *testing.T) {
 			t.Fatalf("counts do not add up: %s", there)
 		}
 	})
+}
+
+// TestDiffOfManyEdges: the work grows with the flow, not with its square, also
+// when everything has moved. With a search in place of an index it would take
+// minutes.
+func TestDiffOfManyEdges(t *testing.T) {
+	const many = 100_000
+	old := &Flow{Nodes: []Node{{ID: "a"}}}
+	for i := range many {
+		id := strconv.Itoa(i)
+		old.Nodes[0].Outputs = append(old.Nodes[0].Outputs, id)
+		old.Nodes[0].Inputs = append(old.Nodes[0].Inputs, Input{ID: id, Source: Source{Node: "a", Output: id}})
+		old.Nodes = append(old.Nodes, Node{ID: id})
+	}
+	turned := &Flow{Nodes: []Node{{ID: "a", Outputs: slices.Clone(old.Nodes[0].Outputs), Inputs: slices.Clone(old.Nodes[0].Inputs)}}}
+	slices.Reverse(turned.Nodes[0].Outputs)
+	slices.Reverse(turned.Nodes[0].Inputs)
+	turned.Nodes = append(turned.Nodes, old.Nodes[1:]...)
+	slices.Reverse(turned.Nodes)
+	start := time.Now()
+	if c := Diff(old, turned); !c.Empty() {
+		t.Errorf("%d changes", len(c.Strings()))
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	// What has not moved needs no index at all.
+	if n := testing.AllocsPerRun(3, func() { Diff(old, old) }); n > 20 {
+		t.Errorf("%v allocations for two equal flows", n)
+	}
 }
 
 func TestLookups(t *testing.T) {

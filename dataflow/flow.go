@@ -82,12 +82,6 @@ func (s Source) IsTimer() bool { return s.Timer > 0 }
 // String returns the source as written in the file.
 func (s Source) String() string { return s.Text }
 
-// Same reports whether both name the same output, or timers of the same
-// period, however they are spelled.
-func (s Source) Same(t Source) bool {
-	return s.Node == t.Node && s.Output == t.Output && s.Timer == t.Timer
-}
-
 // Edge is one output (or timer) to one input.
 type Edge struct {
 	From  Source
@@ -113,13 +107,22 @@ func (f *Flow) Node(id string) (*Node, bool) {
 
 // Edges returns every edge, in the order of the file.
 func (f *Flow) Edges() []Edge {
-	var edges []Edge
+	count := 0
 	for i := range f.Nodes {
-		for _, in := range f.Nodes[i].Inputs {
-			edges = append(edges, Edge{From: in.Source, Node: f.Nodes[i].ID, Input: in})
+		count += len(f.Nodes[i].Inputs)
+	}
+	edges := make([]Edge, 0, count)
+	for i := range f.Nodes {
+		for k := range f.Nodes[i].Inputs {
+			edges = append(edges, f.Nodes[i].edge(k))
 		}
 	}
 	return edges
+}
+
+// edge is the one into input number i.
+func (n *Node) edge(i int) Edge {
+	return Edge{From: n.Inputs[i].Source, Node: n.ID, Input: n.Inputs[i]}
 }
 
 // Input returns the input of that id. The pointer is into the node.
