@@ -210,26 +210,37 @@ func (n *Node) detach(s *session) {
 func (n *Node) bindOutputs(s *session, ports []wire.OutputPort) {
 	n.mu.Lock()
 	bound := make([]*Output, len(ports))
-	order := make([]string, len(ports))
+	at := make(map[*Output]int, len(ports))
 	for i, p := range ports {
 		o := n.outputs[p.ID]
 		if o == nil {
 			o = &Output{n: n, id: p.ID}
 			n.outputs[p.ID] = o
 		}
-		bound[i], order[i] = o, p.ID
+		bound[i] = o
+		if first, again := at[o]; !again || supersedes(p.Open, ports[first].Open) {
+			at[o] = i
+		}
 	}
-	n.bound[s], n.order = bound, order
+	n.order = nil
+	for i, o := range bound {
+		if at[o] == i {
+			n.order = append(n.order, o.id)
+		}
+	}
+	n.bound[s] = bound
 	var gone []*Output
 	for _, o := range n.outputs {
-		if !slices.Contains(bound, o) {
+		if _, there := at[o]; !there {
 			gone = append(gone, o)
 		}
 	}
 	closing := n.closing
 	n.mu.Unlock()
 	for i, o := range bound {
-		o.bind(s, wire.OutputIndex(i), ports[i].Open)
+		if at[o] == i {
+			o.bind(s, wire.OutputIndex(i), ports[i].Open)
+		}
 	}
 	for _, o := range gone {
 		o.end(fmt.Errorf("%w: %q: %w", ErrOutputClosed, o.id, errOutputRemoved))
@@ -238,6 +249,11 @@ func (n *Node) bindOutputs(s *session, ports []wire.OutputPort) {
 		n.endOutputs(ErrClosed)
 	}
 }
+
+// supersedes decides which of two positions with the same id counts, the later
+// one (open) or the earlier one (wasOpen): what a reload has removed stays in
+// Ports, closed, when a later one brings the id back at another position.
+func supersedes(open, wasOpen bool) bool { return open || !wasOpen }
 
 func (n *Node) outputAt(s *session, index wire.OutputIndex) *Output {
 	n.mu.Lock()
@@ -248,10 +264,23 @@ func (n *Node) outputAt(s *session, index wire.OutputIndex) *Output {
 	return nil
 }
 
+// setInputs keeps the inputs for Inputs, each id once.
 func (n *Node) setInputs(inputs []*input) {
+	at := make(map[string]int, len(inputs))
+	for i, in := range inputs {
+		if first, again := at[in.info.ID]; !again || supersedes(in.info.Open, inputs[first].info.Open) {
+			at[in.info.ID] = i
+		}
+	}
+	listed := make([]*input, 0, len(at))
+	for i, in := range inputs {
+		if at[in.info.ID] == i {
+			listed = append(listed, in)
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.inputs = inputs
+	n.inputs = listed
 }
 
 func (n *Node) endOutputs(err error) {

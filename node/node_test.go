@@ -313,24 +313,6 @@ func TestOutputClose(t *testing.T) {
 	}
 }
 
-func TestPortsReload(t *testing.T) {
-	p := newPeer(t)
-	n, c := p.connect(p.config())
-	aux := mustOutput(t, n, "aux")
-	ports := p.ports
-	ports.Outputs = []wire.OutputPort{{ID: "out", Open: true}, {ID: "aux", Open: false}, {ID: "new", Open: true}}
-	c.send(&ports, &wire.Flow{Output: 2, Receivers: 1, Window: wire.WindowUnlimited})
-	eventually(t, "new output", func() bool { o, err := n.Output("new"); return err == nil && o.Receivers() == 1 })
-	err := aux.Send(testContext(t), nil)
-	wantErr(t, err, ErrOutputClosed)
-	if !strings.Contains(err.Error(), "does not have it any more") {
-		t.Errorf("error does not say why: %v", err)
-	}
-	ports.Outputs[1].Open = true
-	c.send(&ports)
-	eventually(t, "output back", func() bool { return aux.Send(testContext(t), nil) == nil })
-}
-
 func TestCloseFlushesAndWakes(t *testing.T) {
 	p := newPeer(t)
 	n, c := p.connect(p.config())

@@ -27,8 +27,10 @@ type Output struct {
 	mu      sync.Mutex // guards what follows
 	session *session   // nil while the broker is away
 	index   wire.OutputIndex
+	open    bool // as the last Ports says
+	told    bool // that it is closed here: at most once for each opening by the broker
 	epoch   uint32
-	window  uint64 // Publishes allowed since the start of the session; 0 until the first Flow
+	window  uint64 // Publishes allowed since the broker opened this index; 0 until the first Flow
 	count   uint64 // Publishes made since then
 	seq     wire.Seq
 	closed  error // not nil: why nothing more can be published
@@ -263,36 +265,44 @@ func (o *Output) Close() error {
 	o.closed = fmt.Errorf("%w: %q", ErrOutputClosed, o.id)
 	o.receivers.Store(0)
 	o.changed.wakeAll()
-	s, index := o.session, o.index
-	o.failed.flush(s, index)
+	o.failed.flush(o.session, o.index)
+	o.tellClosed()
 	o.mu.Unlock()
-	if s != nil {
-		s.link.send(&wire.OutputClose{Output: index})
-	}
 	return nil
 }
 
-// bind connects the output to a session. A closed output stays closed there.
+// tellClosed sends OutputClose if the broker does not know it yet, with o.mu held.
+func (o *Output) tellClosed() {
+	if o.session != nil && o.open && !o.told {
+		o.told = o.session.link.send(&wire.OutputClose{Output: o.index})
+	}
+}
+
+// bind connects the output to a position in a session's Ports. What the user has
+// closed stays closed there.
 func (o *Output) bind(s *session, index wire.OutputIndex, open bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	removed := errors.Is(o.closed, errOutputRemoved)
-	switch {
+	if o.session != s || o.index != index || open && !o.open {
+		// A new session, another position, or one that comes back from closed: the
+		// broker counts anew too. Nothing may go out before the first Flow: its
+		// epoch says which receivers with policy block the message is for.
+		o.session, o.index, o.epoch, o.count, o.window = s, index, 0, 0, 0
+		o.told = false
+		o.receivers.Store(0)
+		o.waits.Store(false)
+	}
+	o.open = open
+	switch removed := errors.Is(o.closed, errOutputRemoved); {
 	case !open:
+		o.receivers.Store(0)
 		if o.closed == nil {
 			o.closed = fmt.Errorf("%w: %q: %w", ErrOutputClosed, o.id, errOutputRemoved)
 		}
 	case removed:
 		o.closed = nil // a reload has brought it back
 	case o.closed != nil:
-		s.link.send(&wire.OutputClose{Output: index})
-	}
-	if o.session != s {
-		// Nothing may go out before the first Flow: its epoch says which
-		// receivers with policy block the message is for.
-		o.session, o.index, o.epoch, o.count, o.window = s, index, 0, 0, 0
-		o.receivers.Store(0)
-		o.waits.Store(false)
+		o.tellClosed()
 	}
 	o.failed.flush(s, index)
 	o.changed.wakeAll()
@@ -318,6 +328,10 @@ func (o *Output) end(err error) {
 	if o.closed == nil {
 		o.closed = err
 	}
+	if errors.Is(err, errOutputRemoved) {
+		o.open = false
+		o.receivers.Store(0)
+	}
 	o.failed.flush(o.session, o.index)
 	o.changed.wakeAll()
 }
@@ -326,8 +340,8 @@ func (o *Output) end(err error) {
 func (o *Output) flow(s *session, m *wire.Flow) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.session != s {
-		return
+	if o.session != s || o.index != m.Output {
+		return // it is for a position of before, which is closed
 	}
 	o.epoch, o.window = m.Epoch, m.Window
 	o.waits.Store(m.Window != wire.WindowUnlimited)
