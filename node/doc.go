@@ -76,8 +76,10 @@
 //
 // When the broker goes away the node dials again, with growing pauses, until it
 // is back or the node is closed; [EventReconnected] tells. Sequence numbers go
-// on. Messages and loans of before stay valid: the library keeps their memory
-// mapped, and holds its lock on the broker's probe file so that a broker which
+// on. Messages that had arrived but were not returned by Next are dropped, as the
+// broker logs them; so it logs the message that was returned last, because it
+// hears of that with the next call only. Messages and loans in the user's hands
+// stay valid: the library keeps their memory mapped, and holds its lock on the broker's probe file so that a broker which
 // lost the connection knows that the memory is still in use.
 //
 // # Testing

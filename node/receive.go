@@ -14,6 +14,10 @@ import (
 // with it the local queue.
 const aheadMax = 65_536
 
+// reportDelayMin: while messages are queued here, a call of Next reports what was
+// consumed if the last report is so old.
+const reportDelayMin = 3 * time.Millisecond
+
 // input is one input of one session. It is immutable but for the guarded open.
 type input struct {
 	info InputInfo
@@ -31,8 +35,9 @@ type sessionReceive struct {
 	limit     uint64 // asked for
 	limitMax  uint64 // largest limit ever asked for
 
-	asked bool // for more, since the last delivery
-	peak  int  // length of the queue after the last delivery
+	asked  bool      // for more, since the last delivery
+	peak   int       // length of the queue after the last delivery
+	toldAt time.Time // when consumed was reported last
 
 	done      []wire.Token // to be given back
 	doneTimer *time.Timer
@@ -156,21 +161,29 @@ func (r *receiver) wait(ctx context.Context) {
 
 // mustAsk decides whether the broker has to hear from this call of Next. While
 // messages are queued here it asks once per delivery, when half of them are
-// consumed, so that the next ones travel meanwhile.
+// consumed, so that the next ones travel meanwhile; and a slow user's progress is
+// reported, because what is not counts as lost if the connection breaks.
 func (r *receiver) mustAsk(s *session, empty bool) bool {
 	v := &s.recv
-	if !empty {
-		return !v.asked && v.consumed != v.reported && r.queue.len() <= v.peak/2
+	switch {
+	case empty:
+		return v.consumed != v.reported || v.limit <= v.delivered || len(v.done) > 0
+	case v.consumed == v.reported, v.consumed == v.delivered:
+		// Nothing to report, or the broker would take it that somebody waits: but
+		// this call returns what is queued, be it an event other than a message.
+		return false
 	}
-	return v.consumed != v.reported || v.limit <= v.delivered || len(v.done) > 0
+	return !v.asked && r.queue.len() <= v.peak/2 || time.Since(v.toldAt) >= reportDelayMin
 }
 
 // ask sends Next with everything that is to be said.
 func (r *receiver) ask(s *session, limit uint64) appended {
 	v := &s.recv
 	r.frame = wire.Next{Limit: limit, Consumed: v.consumed, Done: v.done}
-	verdict := s.link.append(&r.frame, time.Now(), false)
-	v.asked, v.reported, v.limit, v.limitMax = true, v.consumed, limit, max(limit, v.limitMax)
+	now := time.Now()
+	verdict := s.link.append(&r.frame, now, false)
+	v.asked = v.asked || r.queue.len() <= v.peak/2
+	v.toldAt, v.reported, v.limit, v.limitMax = now, v.consumed, limit, max(limit, v.limitMax)
 	v.done = v.done[:0]
 	return verdict
 }
@@ -310,11 +323,19 @@ func (r *receiver) attach(s *session, again bool) {
 	r.wake() // also without an event: the one who waits has to ask this broker
 }
 
-// detach gives up a connection. Messages of it that wait here are still
-// delivered.
+// detach gives up a connection. Messages of it that wait here are thrown away:
+// the broker counts them as lost, and the user must not get what the drop log
+// says he did not get.
 func (r *receiver) detach(s *session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for range r.queue.len() {
+		if q := r.queue.pop(); q.event != nil {
+			*r.queue.push() = q
+		} else {
+			r.forget(q)
+		}
+	}
 	if r.session == s {
 		r.session = nil
 	}
@@ -349,7 +370,7 @@ func (r *receiver) forget(q queued) {
 		q.chunk.release()
 	}
 	if q.item.Token != 0 {
-		q.session.drop()
+		q.session.drop() // never the last hold: that is the connection's own, given up after detach
 	}
 }
 

@@ -22,9 +22,10 @@ func TestMemoryOutlivesConnection(t *testing.T) {
 		c.send(region.open(), &wire.Inputs{Items: []wire.Input{
 			{Seq: 1, Token: 1, Region: region.id, Offset: offset, Length: 11},
 			{Seq: 2, Token: 2, Region: region.id, Offset: offset, Length: 11},
+			{Seq: 3, Token: 3, Region: region.id, Offset: offset, Length: 11},
 		}})
 	}()
-	held := mustNext(t, n, EventInput).Message
+	held, second := mustNext(t, n, EventInput).Message, mustNext(t, n, EventInput).Message
 	loaned := make(chan Loan, 1)
 	go func() {
 		loan, err := o.Loan(testContext(t), 9000)
@@ -46,11 +47,6 @@ func TestMemoryOutlivesConnection(t *testing.T) {
 	regions := make(map[wire.RegionID]testRegion)
 	go serveRegions(c, publishes, regions)
 
-	// What had arrived is still delivered, then comes the news.
-	queued := mustNext(t, n, EventInput).Message
-	if queued.Seq() != 2 || string(queued.Payload()) != "from before" {
-		t.Errorf("queued message: seq %d", queued.Seq())
-	}
 	mustNext(t, n, EventReconnected)
 	if string(held.Payload()) != "from before" {
 		t.Error("held message has changed")
@@ -77,10 +73,10 @@ func TestMemoryOutlivesConnection(t *testing.T) {
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if string(queued.Payload()) != "from before" || !p.locked(first) {
+	if string(second.Payload()) != "from before" || !p.locked(first) {
 		t.Error("held message did not survive Close")
 	}
-	queued.Release()
+	second.Release()
 	if p.locked(first) || p.locked(c.session) || mapped(t, region.name) != 0 || mapped(t, leased.name) != 0 || mapped(t, fresh.name) != 0 {
 		t.Error("something is left after Close and the last Release")
 	}
@@ -182,5 +178,63 @@ func TestNothingLeft(t *testing.T) {
 	// A peer keeps its listener, probe, connection and region open to the test's end.
 	if after := fds(); after > before+20*4 {
 		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+// TestLossThrowsAwayWhatWaits: the broker counts as lost what the user has not
+// got; so he must not get it later. What was told besides messages stays.
+func TestLossThrowsAwayWhatWaits(t *testing.T) {
+	p := newPeer(t)
+	n, c := p.connect(p.config())
+	region := p.newRegion(8192, 2)
+	offset := region.write(p, 1, []byte("shared"))
+	go func() {
+		expectFrom[*wire.Next](c)
+		c.send(region.open(), &wire.Inputs{Items: []wire.Input{inline(1, "first"), inline(2, "waits"),
+			{Seq: 3, Token: 3, Region: region.id, Offset: offset, Length: 6}}},
+			&wire.InputClosed{Input: 1, Reason: "left"}, &wire.Inputs{Items: []wire.Input{inline(4, "waits, too")}})
+	}()
+	first := mustNext(t, n, EventInput).Message
+	waits := func() (count int) {
+		n.receiver.mu.Lock()
+		defer n.receiver.mu.Unlock()
+		return n.receiver.queue.len()
+	}
+	eventually(t, "arrival", func() bool { return waits() == 4 })
+	var chunks []*chunk
+	n.receiver.mu.Lock()
+	for _, q := range n.receiver.queue.ring {
+		if q.chunk != nil {
+			q.chunk.leaked.Store(true) // keeps it out of the pool
+			chunks = append(chunks, q.chunk)
+		}
+	}
+	n.receiver.mu.Unlock()
+
+	old := c.session
+	_ = c.conn.Close()
+	c = p.accept().welcomeIn()
+	if ev := mustNext(t, n, EventInputClosed); ev.Input != "other" {
+		t.Errorf("event %+v", ev)
+	}
+	mustNext(t, n, EventReconnected)
+	if p.locked(old) || mapped(t, region.name) != 0 {
+		t.Error("what was thrown away pins its memory")
+	}
+	if string(first.Payload()) != "first" {
+		t.Error("held message has changed")
+	}
+	first.Release()
+	for _, c := range chunks {
+		if refs := c.refs.Load(); refs != 0 {
+			t.Errorf("a receive buffer has %d references", refs)
+		}
+	}
+	go func() {
+		expectFrom[*wire.Next](c)
+		c.send(&wire.Inputs{Items: []wire.Input{inline(9, "new")}})
+	}()
+	if m := mustNext(t, n, EventInput).Message; m.Seq() != 9 {
+		t.Errorf("got seq %d after the reconnect", m.Seq())
 	}
 }
