@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/brokerd/brokerd/dataflow"
+	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -215,11 +215,15 @@ func (tb *testBroker) joinLocal(node string) *peer {
 	p := tb.dial()
 	p.send(hello(node))
 	w := until[*wire.Welcome](p)
-	probe, err := os.ReadFile("/dev/shm/" + w.ProbeName)
+	probe, nonce, err := shmpool.OpenProbe(w.ProbeName, w.ProbeOffset, w.ProbeLength)
 	if err != nil {
 		tb.t.Fatal(err)
 	}
-	p.send(&wire.Attach{Nonce: probe[w.ProbeOffset:][:w.ProbeLength]})
+	tb.t.Cleanup(func() { _ = probe.Close() })
+	if err := probe.Lock(w.Session); err != nil {
+		tb.t.Fatal(err)
+	}
+	p.send(&wire.Attach{Nonce: nonce})
 	if ready := until[*wire.Ready](p); !ready.Local {
 		tb.t.Fatalf("not local: %s", ready.Reason)
 	}
@@ -306,6 +310,9 @@ func TestNewRefusesBadConfig(t *testing.T) {
 		"outbound_max":      func(c *Config) { c.OutboundBytesMax = 0 },
 		"handshake_timeout": func(c *Config) { c.HandshakeTimeout = 0 },
 		"drain_timeout":     func(c *Config) { c.DrainTimeout = -1 },
+		"queue_bytes_max":   func(c *Config) { c.QueueBytesMax = 100 },
+		"held_messages_max": func(c *Config) { c.HeldMessagesMax = 0 },
+		"dataflows_max":     func(c *Config) { c.FlowsMax, c.Flows = 1, make([]*dataflow.Flow, 2) },
 		"event_loops":       func(c *Config) { c.EventLoops = 0 },
 		"read_bytes":        func(c *Config) { c.ReadBytes = 5000 },
 		"shm_mode":          func(c *Config) { c.ShmMode = 0o666 },

@@ -51,6 +51,13 @@ type Config struct {
 	// OutboundBytesMax is how many bytes may wait for one connection that does
 	// not read. One send that is larger goes through if nothing else waits.
 	OutboundBytesMax uint64
+	// QueueBytesMax is how many bytes of payload inside frames may wait for one
+	// input. One message that is larger waits if nothing else does.
+	QueueBytesMax uint64
+	// HeldMessagesMax is how many messages one node may hold at a time.
+	HeldMessagesMax int
+	// FlowsMax is how many dataflows may be loaded at a time.
+	FlowsMax int
 	// HandshakeTimeout is the time from accept to Attach.
 	HandshakeTimeout time.Duration
 	// HeartbeatInterval is the silence after which a peer is sent a Ping. A
@@ -117,6 +124,9 @@ func Defaults() Config {
 		FrameBytesMax:     64<<20 + FrameBytesSpare,
 		InlineBytesMax:    4096,
 		OutboundBytesMax:  64 << 20,
+		QueueBytesMax:     256 << 20,
+		HeldMessagesMax:   65536,
+		FlowsMax:          256,
 		HandshakeTimeout:  5 * time.Second,
 		HeartbeatInterval: 5 * time.Second,
 		SlowTimeout:       30 * time.Second,
@@ -176,6 +186,15 @@ func (c *Config) validateLimits(bad func(string, ...any)) {
 	}
 	if c.OutboundBytesMax < wire.HandshakeFrameBytesMax {
 		bad("outbound_max: %d bytes, at least %d are needed", c.OutboundBytesMax, wire.HandshakeFrameBytesMax)
+	}
+	if c.QueueBytesMax < wire.HandshakeFrameBytesMax {
+		bad("queue_bytes_max: %d bytes, at least %d are needed", c.QueueBytesMax, wire.HandshakeFrameBytesMax)
+	}
+	if c.HeldMessagesMax < 1 {
+		bad("held_messages_max: %d, at least 1 is needed", c.HeldMessagesMax)
+	}
+	if c.FlowsMax < 1 || len(c.Flows) > c.FlowsMax {
+		bad("dataflows_max: %d, at least %d is needed", c.FlowsMax, max(1, len(c.Flows)))
 	}
 	for _, t := range []struct {
 		name string

@@ -127,6 +127,9 @@ func TestLimitsAreDocumented(t *testing.T) {
 		"handshake_timeout": fmt.Sprintf("%.0f s", cfg.HandshakeTimeout.Seconds()),
 		"heartbeat":         fmt.Sprintf("%.0f s", cfg.HeartbeatInterval.Seconds()),
 		"drain_timeout":     fmt.Sprintf("%.0f s", cfg.DrainTimeout.Seconds()),
+		"queue_bytes_max":   fmt.Sprintf("%d MiB", cfg.QueueBytesMax>>20),
+		"held_messages_max": fmt.Sprint(cfg.HeldMessagesMax),
+		"dataflows_max":     fmt.Sprint(cfg.FlowsMax),
 		"shm_regions_max":   fmt.Sprint(cfg.RegionsMax),
 		"shm_cache_age":     fmt.Sprintf("%.0f s", cfg.CacheAge.Seconds()),
 	} {

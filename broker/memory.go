@@ -104,7 +104,8 @@ func (b *Broker) startRouter(p *parts, addr string, budget fileBudget) (err erro
 		Version: b.cfg.Version, Instance: p.memory.Instance(), Addr: addr,
 		FrameBytesMax: b.cfg.FrameBytesMax, InlineBytesMax: uint32(b.cfg.InlineBytesMax),
 		HeartbeatInterval: b.cfg.HeartbeatInterval,
-		SessionCounters:   p.counters.addTo,
+		QueueBytesMax:     b.cfg.QueueBytesMax, HeldMessagesMax: b.cfg.HeldMessagesMax, FlowsMax: b.cfg.FlowsMax,
+		SessionCounters: p.counters.addTo,
 	}
 	p.journal = actors.NewJournal(b.log)
 	p.router = actors.NewRouter(cfg, actors.RouterDeps{

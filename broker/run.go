@@ -287,11 +287,15 @@ func within(what string, step func()) error {
 
 // Reload replaces the dataflows of the configuration. Edges that are the same
 // before and after are not disturbed. The difference is logged, and returned one
-// line a change.
+// line a change. More than Config.FlowsMax are refused with an error that wraps
+// ErrBadConfig.
 func (b *Broker) Reload(ctx context.Context, flows []*dataflow.Flow) ([]string, error) {
 	p := b.running()
 	if p == nil {
 		return nil, ErrNotRunning
+	}
+	if len(flows) > b.cfg.FlowsMax {
+		return nil, fmt.Errorf("%w: %d dataflows, dataflows_max is %d", ErrBadConfig, len(flows), b.cfg.FlowsMax)
 	}
 	b.reloading.Lock()
 	defer b.reloading.Unlock()
