@@ -55,9 +55,10 @@ type receiver struct {
 	mu      sync.Mutex // guards what follows
 	session *session   // nil while the broker is away
 	queue   queue
-	waiting bool  // somebody waits on ready
-	closed  error // Next returns it at once
-	final   error // Next returns it when the queue is empty
+	pending pendingEvents // in queue
+	waiting bool          // somebody waits on ready
+	closed  error         // Next returns it at once
+	final   error         // Next returns it when the queue is empty
 	held    recordList
 	free    []*state
 	frame   wire.Next // scratch
@@ -228,20 +229,11 @@ func (r *receiver) deliver(s *session, items []wire.Input, c *chunk) error {
 			s.hold()
 		}
 		v.delivered++
+		r.pending.behind(q.input)
 	}
 	v.asked, v.peak = false, r.queue.len()
 	r.wake()
 	return nil
-}
-
-// post queues an event other than a message.
-func (r *receiver) post(ev Event) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed == nil {
-		r.queue.push().event = &ev
-		r.wake()
-	}
 }
 
 // wake rouses the goroutine in Next, with r.mu held.
@@ -260,6 +252,7 @@ func (r *receiver) wake() {
 // cannot be read; the broker is told.
 func (r *receiver) take(q queued) (Event, bool) {
 	if q.event != nil {
+		r.pending.taken(q.event)
 		return *q.event, true
 	}
 	s, it := q.session, &q.item
@@ -318,7 +311,7 @@ func (r *receiver) attach(s *session, again bool) {
 	defer r.mu.Unlock()
 	r.session = s
 	if again && r.closed == nil {
-		r.queue.push().event = &Event{Kind: EventReconnected, Reason: "connection to the broker was lost"}
+		r.postReconnected("connection to the broker was lost")
 	}
 	r.wake() // also without an event: the one who waits has to ask this broker
 }
