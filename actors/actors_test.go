@@ -164,7 +164,7 @@ func newRig(t *testing.T, wrap func(zapcore.Core) zapcore.Core) *rig {
 	if g.pool, err = NewPoolActor(testLimits, g.memory, zap.NewNop()); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, alive: map[ConnID]bool{}}
+	w := &world{t: t, dead: map[ConnID]bool{}}
 	g.router = NewRouter(RouterConfig{}, RouterDeps{Journal: g.journal, Pool: g.pool, Probe: w, Liveness: w})
 	go g.pool.Run()
 	go g.router.Run()

@@ -16,17 +16,24 @@ import (
 type parseRequest struct {
 	session ConnID
 	id      uint32
-	load    wire.LoadRequest
+	body    []byte // JSON of a wire.LoadRequest
 }
 
 type parseReply struct {
-	parseRequest
-	flow *dataflow.Flow
-	err  error
+	session ConnID
+	id      uint32
+	flow    *dataflow.Flow
+	owner   bool
+	err     error
 }
 
-// followsMax bounds the streams of one control connection.
-const followsMax = 16
+// Bounds of one control connection.
+const (
+	followsMax    = 16                             // streams
+	unansweredMax = 8                              // requests that take time
+	bodyBytesMax  = 2*dataflow.FileBytesMax + 4096 // of a load request: a file with its quotes escaped
+	bodySmallMax  = 64 << 10                       // of all others
+)
 
 // controlMessage is the one list of what a control connection may say.
 func (c *core) controlMessage(now time.Time, s *session, m *NodeMessage) *wire.Error {
@@ -40,6 +47,21 @@ func (c *core) controlMessage(now time.Time, s *session, m *NodeMessage) *wire.E
 // request answers one question. A bad one is answered, too: the connection
 // goes on.
 func (c *core) request(now time.Time, s *session, m *wire.Request) {
+	most := bodySmallMax
+	if m.Verb == wire.VerbLoad {
+		most = bodyBytesMax
+	}
+	if len(m.Body) > most {
+		c.reply(s, m.ID, nil, wire.Errorf(wire.CodeTooLarge, "body of %s: %d bytes, the limit is %d", m.Verb, len(m.Body), most))
+		return
+	}
+	if m.Verb == wire.VerbStatus || m.Verb == wire.VerbLoad {
+		if s.unanswered >= unansweredMax {
+			c.reply(s, m.ID, nil, wire.Errorf(wire.CodeQuota, "%d requests wait for their answers; wait, too", s.unanswered))
+			return
+		}
+		s.unanswered++
+	}
 	switch m.Verb {
 	case wire.VerbStatus:
 		c.statusFor = append(c.statusFor, statusRequest{session: s.id, id: m.ID})
@@ -50,10 +72,7 @@ func (c *core) request(now time.Time, s *session, m *wire.Request) {
 			c.requestDrops(now, s, m.ID, req)
 		}
 	case wire.VerbLoad:
-		var req wire.LoadRequest
-		if c.body(s, m, &req) {
-			c.parseOut = append(c.parseOut, parseRequest{session: s.id, id: m.ID, load: req})
-		}
+		c.parseOut = append(c.parseOut, parseRequest{session: s.id, id: m.ID, body: m.Body})
 	case wire.VerbUnload:
 		var req wire.UnloadRequest
 		if c.body(s, m, &req) {
@@ -105,13 +124,15 @@ func (c *core) requestDrops(now time.Time, s *session, id uint32, req wire.Drops
 		c.reply(s, id, nil, wire.Errorf(wire.CodeQuota, "%d streams on one connection", followsMax))
 		return
 	}
+	// What has been counted and not logged yet comes as a record of its own.
+	c.drops.emit(now, true, c.writeDrop)
 	c.send(s, &wire.Reply{ID: id, More: req.Follow, Body: mustJSON(c.dropTotals(now))})
 	if req.Follow {
 		s.follows[id] = struct{}{}
 	}
 }
 
-// dropTotals lists what every edge has lost, by reason.
+// dropTotals lists what the log tells of every edge, by reason.
 func (c *core) dropTotals(now time.Time) []wire.DropRecord {
 	totals := []wire.DropRecord{}
 	c.eachEdge(func(e *edge) {
@@ -147,12 +168,13 @@ func (c *core) parsed(now time.Time, rep *parseReply) {
 	if s == nil {
 		return // gone meanwhile: nobody would own the flow
 	}
+	s.unanswered--
 	if rep.err != nil {
 		c.reply(s, rep.id, nil, wire.Errorf(wire.CodeBadDataflow, "%v", rep.err))
 		return
 	}
 	var owner ConnID
-	if rep.load.Owner {
+	if rep.owner {
 		owner = s.id
 	}
 	err := c.load(now, rep.flow, owner, s.conn.RemoteAddr())

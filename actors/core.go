@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/brokerd/brokerd/shmpool/pool"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -25,6 +26,8 @@ type core struct {
 	flows     map[string]*flow
 	sessions  map[ConnID]*session
 	orphans   []*session // left, but the process may still read what it holds
+	orphanAt  time.Time  // when to look at the first of them; zero: there are none
+	lastOwner pool.OwnerID
 	regions   map[wire.RegionID]*region
 	holds     holdTable
 	drops     dropLedger
@@ -68,6 +71,7 @@ func (c *core) connEvent(now time.Time, ev *ConnEvent) {
 			id: ev.ID, conn: ev.Conn, since: now,
 			regions: make(map[wire.RegionID]*region),
 			opened:  make(map[*region]struct{}),
+			blind:   make(map[*region]struct{}),
 		}
 	case ConnMessages:
 		if s := c.sessions[ev.ID]; s != nil {
@@ -211,11 +215,7 @@ func (c *core) flushDirty(now time.Time) {
 		if s.joined() {
 			c.deliver(now, s)
 		}
-		if len(s.done) > 0 {
-			c.scratch.done.Tokens = s.done
-			s.out = c.enc.Append(s.out, &c.scratch.done)
-			s.done = s.done[:0]
-		}
+		c.sendDone(s)
 		if len(s.out) > 0 {
 			s.conn.Send(s.out)
 			if s.out = s.out[:0]; cap(s.out) > outBytesKept {
@@ -225,6 +225,19 @@ func (c *core) flushDirty(now time.Time) {
 	}
 	clear(c.dirty)
 	c.dirty = c.dirty[:0]
+}
+
+// sendDone tells a sender which of its messages are settled.
+func (c *core) sendDone(s *session) {
+	for rest := s.done; len(rest) > 0; {
+		n := min(len(rest), wire.TokensMax)
+		c.scratch.done.Tokens = rest[:n]
+		s.out = c.enc.Append(s.out, &c.scratch.done)
+		rest = rest[n:]
+	}
+	if s.done = s.done[:0]; cap(s.done) > wire.TokensMax {
+		s.done = nil
+	}
 }
 
 // writeDrop hands one drop record to the log and to those who follow drops.
@@ -317,5 +330,6 @@ func (c *core) stop(now time.Time) {
 		c.refuse(now, s, wire.Errorf(wire.CodeShuttingDown, "the broker has stopped"))
 	}
 	c.flush(now)
-	c.drops.emit(now, true, c.writeDrop)
+	// The last records may wait for the log: nobody waits for the router any more.
+	c.drops.emit(now, true, c.journal.dropAtLast)
 }

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,7 +30,10 @@ func TestCoreKeepsItsBooks(t *testing.T) {
 			"wait": func(rt *rapid.T) {
 				m.w.play("wait "+rapid.SampledFrom([]string{"10ms", "100ms", "1s"}).Draw(rt, "time"), "")
 			},
-			"die": m.die,
+			"die":    m.die,
+			"reject": m.reject,
+			"failed": m.failed,
+			"reload": m.reload,
 		})
 	})
 }
@@ -208,6 +212,44 @@ func (m *model) region(rt *rapid.T) {
 	m.w.play("answer", "")
 }
 
+// reject gives back a message as unreadable.
+func (m *model) reject(rt *rapid.T) {
+	p := m.peer(rt)
+	if len(p.held) == 0 {
+		rt.Skip("holds nothing")
+	}
+	m.w.say(p.id, &wire.Reject{Token: p.held[0], Reason: wire.DropBadDescriptor})
+	p.held = p.held[1:]
+	m.w.play("flush", "")
+}
+
+func (m *model) failed(rt *rapid.T) {
+	p := m.peer(rt)
+	if p.outputs == 0 {
+		rt.Skip("no outputs")
+	}
+	key := fmt.Sprint(p.node, 0)
+	first := m.seq[key] + 1
+	m.seq[key] += 3
+	m.w.say(p.id, &wire.SendFailed{Reason: wire.DropNoMemory, Count: 3, Bytes: 30, SeqFirst: first, SeqLast: first + 2})
+	m.w.play("flush", "")
+}
+
+// reload changes queue sizes, takes an input away, or brings it back.
+func (m *model) reload(rt *rapid.T) {
+	text := modelFlow
+	for _, r := range [][2]string{
+		{"queue_size: 4, policy: block", "queue_size: 2, policy: block"},
+		{"i: {source: a/o, queue_size: 1}", "i: {source: a/o, queue_size: 7}"},
+		{"      self: {source: c/o, queue_size: 2, hold_timeout: 500ms}\n", ""},
+	} {
+		if rapid.Bool().Draw(rt, "changed") {
+			text = strings.Replace(text, r[0], r[1], 1)
+		}
+	}
+	m.w.play("flow f", text)
+}
+
 // asked reports whether the pool owes an answer.
 func (w *world) asked() bool {
 	for _, r := range w.pool {
@@ -270,6 +312,9 @@ func (p *peer) receive(msg wire.Message) {
 	switch msg := msg.(type) {
 	case *wire.Ports:
 		p.outputs, p.inputs = len(msg.Outputs), len(msg.Inputs)
+	case *wire.InputClosed:
+		// A reload may put another source in its place, which counts anew.
+		delete(p.lastSeq, msg.Input)
 	case *wire.Flow:
 		p.flow[msg.Output] = *msg
 	case *wire.RegionGrant:
@@ -329,10 +374,11 @@ func (d *discard) RemoteAddr() string { return "discard" }
 // quiet is a journal that keeps nothing.
 type quiet struct{}
 
-func (quiet) drop(wire.DropRecord) bool  { return true }
-func (quiet) debug(string, ...zap.Field) {}
-func (quiet) info(string, ...zap.Field)  {}
-func (quiet) warn(string, ...zap.Field)  {}
+func (quiet) drop(wire.DropRecord) bool       { return true }
+func (quiet) dropAtLast(wire.DropRecord) bool { return true }
+func (quiet) debug(string, ...zap.Field)      {}
+func (quiet) info(string, ...zap.Field)       {}
+func (quiet) warn(string, ...zap.Field)       {}
 
 // loop is a sender and receivers on a core, for measuring. One call of round
 // publishes and receives a batch of messages, as under load.

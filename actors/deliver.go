@@ -26,9 +26,6 @@ func (c *core) next(now time.Time, s *session, m *wire.Next) *wire.Error {
 	}
 	s.limit = m.Limit
 	c.settle(s, m.Done)
-	if s.ready.len() > 0 {
-		c.touch(s)
-	}
 	return nil
 }
 
@@ -41,7 +38,7 @@ func (c *core) handed(now time.Time, s *session, taken bool) {
 	if taken {
 		return
 	}
-	s.unconsumed.items[s.unconsumed.head].counted = true
+	s.unconsumed.ref(0).counted = true
 	e.out++
 	for e.policy != wire.PolicyBlock && e.queue.len() > e.room() {
 		c.drop(now, e, e.popQueue(), wire.DropQueueFull)
@@ -63,6 +60,9 @@ func (c *core) settle(s *session, tokens []wire.Token) {
 			c.unref(c.holds.remove(i))
 		}
 	}
+	if s.ready.len() > 0 {
+		c.touch(s) // it may have waited for this
+	}
 }
 
 // reject is a message that its receiver could not read.
@@ -71,9 +71,18 @@ func (c *core) reject(now time.Time, s *session, m *wire.Reject) *wire.Error {
 		return wire.Errorf(wire.CodeProtocol, "reject with the unknown reason %d", m.Reason)
 	}
 	if i, ok := c.holds.find(m.Token); ok && c.holds.holds[i].session == s {
-		e := c.holds.holds[i].edge
+		e, r, number := c.holds.holds[i].edge, c.holds.holds[i].message.region, c.holds.holds[i].number
+		if number >= s.consumed {
+			s.unconsumed.ref(int(number - s.consumed)).rejected = true
+		}
+		// What lies in a region that the node cannot map is copied for it from
+		// now on.
+		delete(s.opened, r)
+		s.blind[r] = struct{}{}
+		m2 := c.holds.remove(i)
 		e.stats.delivered--
-		c.drop(now, e, c.holds.remove(i), m.Reason)
+		e.stats.bytes -= m2.length
+		c.drop(now, e, m2, m.Reason)
 	}
 	return nil
 }
@@ -95,6 +104,10 @@ func (c *core) deliver(now time.Time, s *session) {
 		if e == nil {
 			break
 		}
+		if c.tooLarge(s, e.queue.peek()) {
+			c.drop(now, e, e.popQueue(), wire.DropTooLarge)
+			continue
+		}
 		if r := e.queue.peek().region; r != nil {
 			if !c.visible(s, r) {
 				c.copyPayload(s, e)
@@ -110,6 +123,20 @@ func (c *core) deliver(now time.Time, s *session) {
 	c.endInputs(s)
 	c.announceClosed(s)
 }
+
+// tooLarge reports whether a message that has to travel in the frame does not fit
+// into one.
+func (c *core) tooLarge(s *session, m *message) bool {
+	n := m.inlineBytes()
+	if m.region != nil && !c.visible(s, m.region) {
+		n += m.length
+	}
+	return n+inputOverheadBytes > c.cfg.FrameBytesMax
+}
+
+// inputOverheadBytes is more than an Inputs frame with one item needs besides
+// metadata and payload.
+const inputOverheadBytes = 128
 
 // nextReady returns the input whose turn it is among those that have a message
 // which may go now. Inputs take turns, so that a flooded one does not starve
@@ -212,7 +239,7 @@ func (c *core) announceClosed(s *session) {
 // node, or the order would be lost.
 func (c *core) copyPayload(s *session, e *edge) {
 	m := e.popQueue()
-	s.copying = e
+	s.copying, s.copied = e, m
 	e.out++ // until payloadRead, so that nothing else takes its room
 	c.poolOut = append(c.poolOut, poolRequest{
 		kind: poolRead, session: s.id, region: m.region.id,
@@ -229,11 +256,10 @@ func (c *core) payloadRead(now time.Time, rep *poolReply) {
 		c.roomier(e)
 	}
 	switch {
-	case s == nil || e.sess != s:
+	case s == nil:
+		return // counted when it left
+	case e.sess != s:
 		c.drop(now, e, m, wire.DropReceiverGone)
-		if s == nil {
-			return
-		}
 	case rep.err != nil:
 		c.journal.warn("payload could not be read from its region", zap.String("from", e.from), zap.String("to", e.to), zap.Error(rep.err))
 		c.drop(now, e, m, wire.DropBadDescriptor)
@@ -241,6 +267,6 @@ func (c *core) payloadRead(now time.Time, rep *poolReply) {
 		c.deliverItem(now, s, e, m, rep.payload)
 		c.endInputs(s)
 	}
-	s.copying = nil
+	s.copying, s.copied = nil, nil
 	c.touch(s)
 }

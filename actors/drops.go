@@ -26,6 +26,7 @@ const dropInterval = time.Second
 // dropLedger knows which counts still have to be logged.
 type dropLedger struct {
 	pending []pendingDrop
+	due     time.Time // when the next of them may be logged
 	total   uint64
 }
 
@@ -58,6 +59,9 @@ func (l *dropLedger) add(e *edge, reason wire.DropReason, d dropped) {
 	c := &e.drops[reason]
 	c.unlogged.add(d)
 	c.total.add(d)
+	if due := c.lastLogged.Add(dropInterval); due.Before(l.due) || len(l.pending) == 0 {
+		l.due = due
+	}
 	if !c.listed {
 		c.listed = true
 		l.pending = append(l.pending, pendingDrop{e, reason})
@@ -68,12 +72,24 @@ func (l *dropLedger) add(e *edge, reason wire.DropReason, d dropped) {
 // when it cannot take it now: then the count stays and grows. With all set,
 // everything is due.
 func (l *dropLedger) emit(now time.Time, all bool, write func(wire.DropRecord) bool) {
+	if len(l.pending) == 0 || !all && now.Before(l.due) {
+		return
+	}
 	kept := l.pending[:0]
+	l.due = now.Add(dropInterval)
 	for _, p := range l.pending {
 		c := &p.edge.drops[p.reason]
-		due := all || c.lastLogged.IsZero() || now.Sub(c.lastLogged) >= dropInterval
-		if !due || !write(p.edge.dropRecord(p.reason, c.unlogged, now)) {
+		due := c.lastLogged.Add(dropInterval)
+		if !all && now.Before(due) {
 			kept = append(kept, p)
+			if due.Before(l.due) {
+				l.due = due
+			}
+			continue
+		}
+		if !write(p.edge.dropRecord(p.reason, c.unlogged, now)) {
+			kept = append(kept, p) // the log is slow; again soon
+			l.due = now.Add(tickInterval)
 			continue
 		}
 		c.unlogged, c.lastLogged, c.listed = dropped{}, now, false

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/brokerd/brokerd/dataflow"
+	"github.com/brokerd/brokerd/shmpool/pool"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -24,9 +25,11 @@ type flow struct {
 type node struct {
 	flow    *flow
 	id      string
+	owner   pool.OwnerID // whom the pool charges, over all sessions
 	outputs []*output
 	inputs  []*edge
 	sess    *session // nil: not connected
+	denied  limited  // region requests
 }
 
 // output is one output of a node and where its messages go.
@@ -36,12 +39,14 @@ type output struct {
 	id     string
 	edges  []*edge
 	closed bool // removed by a reload
+	fresh  bool // opened by the reload that is being applied
 
 	// Of the sender's current session.
 	ended     bool // the node said so
 	epoch     uint32
 	published uint64
 	window    uint64 // as the sender knows it
+	told      uint32 // the epoch that the sender knows
 	touched   bool   // listed in core.windows
 	receivers uint32 // as the sender knows it
 	largest   uint64 // inline bytes of recent messages, to bound what a window may bring
@@ -64,6 +69,7 @@ type edge struct {
 	sess    *session // nil: not connected
 	index   wire.InputIndex
 	epoch   uint32 // of the source; older messages are not for this receiver (policy block)
+	most    int    // the largest queue size that this session has had
 	queue   ring[*message]
 	queued  uint64 // inline bytes in queue
 	out     int    // delivered, waiting in the node for its user; or being copied for it
@@ -71,9 +77,10 @@ type edge struct {
 	lost    uint64 // dropped since the last delivered message
 	closing string // InputClosed with this reason is owed once the queue is empty
 
-	holds holdList
-	drops [reasonCount]dropCount
-	stats edgeStats
+	holds   holdList
+	overdue limited // messages held too long
+	drops   [reasonCount]dropCount
+	stats   edgeStats
 }
 
 // edgeStats count since the broker started.
@@ -109,6 +116,13 @@ func (e *edge) configure(in dataflow.Input) {
 // room is how many messages may wait in the broker: an input never holds more
 // than its queue size between Publish and the user, wherever they wait.
 func (e *edge) room() int { return max(0, e.queueSize-e.out) }
+
+// overrun reports whether the queue of an edge with policy block holds all that
+// its sender's windows can have promised: one more than the queue size, see
+// core.handed. What comes beyond was sent past a window.
+func (e *edge) overrun() bool {
+	return e.policy == wire.PolicyBlock && e.queue.len()+e.out > e.most
+}
 
 // prefetch reports whether one more message may be handed to a node that has
 // not asked for it in so many words. Half of the queue stays in the broker,

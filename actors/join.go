@@ -87,6 +87,9 @@ func (c *core) attach(now time.Time, s *session, a *wire.Attach) *wire.Error {
 		c.send(s, &wire.Ready{Reason: "control connection"})
 		return nil
 	}
+	if c.draining {
+		return wire.Errorf(wire.CodeShuttingDown, "the broker is stopping; connect again later")
+	}
 	// Another connection may have joined, or a reload may have removed the
 	// node, since hello.
 	f, n := s.node.flow, s.node
@@ -99,21 +102,26 @@ func (c *core) attach(now time.Time, s *session, a *wire.Attach) *wire.Error {
 		}
 		c.refuse(now, old, wire.Errorf(wire.CodeTakenOver, "%s took over node %q", s.conn.RemoteAddr(), n.id))
 	}
-	s.remoteReason = c.remoteReason(a)
+	s.remoteReason = c.remoteReason(s, a)
 	s.local = s.remoteReason == ""
 	c.join(now, s)
 	return nil
 }
 
-func (c *core) remoteReason(a *wire.Attach) string {
+func (c *core) remoteReason(s *session, a *wire.Attach) string {
 	name, _, _ := c.probe.Probe()
 	switch {
 	case name == "":
 		return "the broker has no shared memory"
 	case len(a.Nonce) == 0:
-		return "the node cannot read the broker's shared memory"
+		return "the node did not show that it sees the broker's shared memory"
 	case !c.probe.CheckNonce(a.Nonce):
 		return "the node read another shared memory than the broker's"
+	}
+	// Without the lock nobody could tell whether the process still reads a slot
+	// when its connection is gone.
+	if held, err := c.live.SessionAlive(wire.SessionID(s.id)); err != nil || !held {
+		return "the node holds no lock on the broker's probe"
 	}
 	return ""
 }
@@ -130,7 +138,7 @@ func (c *core) join(now time.Time, s *session) {
 	c.send(s, n.ports())
 	for i, o := range n.outputs {
 		o.index, o.ended = wire.OutputIndex(i), false
-		o.published, o.window, o.receivers, o.largest = 0, wire.WindowUnlimited, 0, 0
+		o.published, o.window, o.told, o.receivers, o.largest = 0, wire.WindowUnlimited, o.epoch, 0, 0
 		if !s.local {
 			o.largest = c.cfg.FrameBytesMax // until the first message tells better
 		}
@@ -148,7 +156,7 @@ func (c *core) join(now time.Time, s *session) {
 // attachEdge makes s the receiver of e.
 func (c *core) attachEdge(now time.Time, s *session, e *edge, i int) {
 	e.sess, e.index = s, wire.InputIndex(i)
-	e.out, e.lost, e.ready, e.closing = 0, 0, false, ""
+	e.out, e.lost, e.ready, e.closing, e.most = 0, 0, false, "", e.queueSize
 	if e.closed {
 		return
 	}
@@ -192,6 +200,11 @@ func (c *core) leave(now time.Time, s *session, cause error) {
 		lost += c.detachEdge(now, s, e, drop)
 	}
 	lost += c.dropUnconsumed(now, s, drop)
+	if e := s.copying; e != nil {
+		c.drop(now, e, s.copied, drop)
+		s.copying, s.copied = nil, nil
+		lost++
+	}
 	for _, o := range s.outputs {
 		c.closeOutput(o, reason)
 	}
@@ -223,9 +236,14 @@ func (c *core) detachEdge(now time.Time, s *session, e *edge, reason wire.DropRe
 // as far as the node has told.
 func (c *core) dropUnconsumed(now time.Time, s *session, reason wire.DropReason) (lost uint64) {
 	s.inHand = nil
-	for ; s.unconsumed.len() > 0; lost++ {
+	for s.unconsumed.len() > 0 {
 		d := s.unconsumed.pop()
+		if d.rejected {
+			continue // counted when it was
+		}
+		lost++
 		d.edge.stats.delivered--
+		d.edge.stats.bytes -= d.bytes
 		c.drops.add(d.edge, reason, dropped{
 			count: 1, bytes: d.bytes, seqFirst: d.seq, seqLast: d.seq,
 			age: max(0, time.Duration(now.UnixNano()-d.timeNS)),

@@ -15,6 +15,9 @@ import (
 type journal interface {
 	// drop takes a drop record, or returns false when it cannot take it now.
 	drop(wire.DropRecord) bool
+	// dropAtLast is drop for a router that has nothing else to do: it waits, but
+	// not for ever.
+	dropAtLast(wire.DropRecord) bool
 	debug(msg string, fields ...zap.Field)
 	info(msg string, fields ...zap.Field)
 	warn(msg string, fields ...zap.Field)
@@ -40,7 +43,17 @@ type Journal struct {
 	done       chan struct{}
 
 	lost atomic.Uint64
+
+	// owned by the router's stop
+	patience <-chan time.Time
 }
+
+// closedTime is a patience that is over.
+var closedTime = func() <-chan time.Time {
+	c := make(chan time.Time)
+	close(c)
+	return c
+}()
 
 // NewJournal starts a journal over log. Drop records go to its child "drop".
 func NewJournal(log *zap.Logger) *Journal {
@@ -102,6 +115,23 @@ func (j *Journal) drop(r wire.DropRecord) bool {
 	case j.lines <- journalLine{drop: &r}:
 		return true
 	default:
+		return false
+	}
+}
+
+// lastPatience is how long the last drop records, all together, may wait for a
+// log that is stuck.
+const lastPatience = 5 * time.Second
+
+func (j *Journal) dropAtLast(r wire.DropRecord) bool {
+	if j.patience == nil {
+		j.patience = time.After(lastPatience)
+	}
+	select {
+	case j.lines <- journalLine{drop: &r}:
+		return true
+	case <-j.patience:
+		j.patience = closedTime // for the others, too
 		return false
 	}
 }

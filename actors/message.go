@@ -15,6 +15,7 @@ type message struct {
 	region *region // nil: the payload is inline
 	seq    wire.Seq
 	timeNS int64
+	slot   uint32 // of region
 	offset uint64
 	length uint64
 

@@ -29,6 +29,7 @@ const (
 type poolRequest struct {
 	kind     poolRequestKind
 	session  ConnID
+	owner    pool.OwnerID     // grant: whom to charge
 	request  uint32           // grant: the node's number
 	geometry shmpool.Geometry // grant
 	region   wire.RegionID    // all but grant
@@ -44,12 +45,13 @@ type poolReply struct {
 	payload []byte     // read
 	stats   pool.Stats // stats
 	code    wire.Code  // grant: what to tell the node about err
+	at      time.Time  // when the router got it
 	err     error
 }
 
-// PoolActor owns the books of all regions. What takes long, creating a region
-// or reading a payload, is done by a few workers, so that one node's large
-// request does not keep the others waiting.
+// PoolActor owns the books of all regions. What takes long, creating a region,
+// freeing one or reading a payload, is done by workers. Large regions have one of
+// their own, so that they keep nobody waiting but each other.
 type PoolActor struct {
 	// immutable
 	allocator pool.Allocator
@@ -59,19 +61,21 @@ type PoolActor struct {
 	requests chan poolRequest
 	// replies: the router always takes them; full: the pool waits.
 	replies chan poolReply
-	// jobs: full: the pool keeps further ones in order and goes on.
+	// jobs, large: full: the pool keeps further ones in order and goes on.
 	jobs    chan poolJob
+	large   chan poolJob // creating and closing what takes long
 	results chan poolJob // full: the worker waits
 	quit    chan struct{}
 	stopped chan struct{}
 	once    sync.Once
 
 	// owned by run
-	pool    *pool.Pool
-	ended   bool                  // no worker takes jobs any more
-	waiting ring[poolJob]         // for a worker
-	busy    map[wire.RegionID]int // reads under way
-	ending  map[wire.RegionID]poolRequest
+	pool         *pool.Pool
+	ended        bool                  // no worker takes jobs any more
+	waiting      ring[poolJob]         // for jobs
+	waitingLarge ring[poolJob]         // for large
+	busy         map[wire.RegionID]int // reads under way
+	ending       map[wire.RegionID]poolRequest
 }
 
 // poolJob is work for a worker, and its result.
@@ -83,9 +87,14 @@ type poolJob struct {
 	err     error
 }
 
-// poolWorkers is how many creations and reads run at a time. Both are bound by
-// the memory bus; more would only fight for it.
-const poolWorkers = 2
+const (
+	// poolWorkers is how many small jobs run at a time. They are bound by the
+	// memory bus; more would only fight for it.
+	poolWorkers = 2
+	// largeBytesMin is the size from which creating or freeing a region is left
+	// to the one worker for such: about 10 ms of work.
+	largeBytesMin = 16 << 20
+)
 
 // NewPoolActor makes a pool actor over an allocator.
 func NewPoolActor(limits pool.Limits, allocator pool.Allocator, log *zap.Logger) (*PoolActor, error) {
@@ -101,7 +110,8 @@ func NewPoolActor(limits pool.Limits, allocator pool.Allocator, log *zap.Logger)
 		requests:  make(chan poolRequest, 256),
 		replies:   make(chan poolReply, 64),
 		jobs:      make(chan poolJob),
-		results:   make(chan poolJob, poolWorkers),
+		large:     make(chan poolJob),
+		results:   make(chan poolJob, poolWorkers+1),
 		quit:      make(chan struct{}),
 		stopped:   make(chan struct{}),
 		pool:      books,
@@ -115,17 +125,21 @@ func (p *PoolActor) Run() {
 	defer close(p.stopped)
 	var workers sync.WaitGroup
 	for range poolWorkers {
-		workers.Go(p.work)
+		workers.Go(func() { p.work(p.jobs) })
 	}
+	workers.Go(func() { p.work(p.large) })
 	trim := time.NewTicker(time.Second)
 	defer trim.Stop()
 	for {
-		jobs, job := p.nextJob()
+		jobs, job := next(p.jobs, &p.waiting)
+		large, largeJob := next(p.large, &p.waitingLarge)
 		select {
 		case r := <-p.requests:
 			p.handle(r)
 		case jobs <- job:
 			p.waiting.pop()
+		case large <- largeJob:
+			p.waitingLarge.pop()
 		case j := <-p.results:
 			p.finish(j)
 		case now := <-trim.C:
@@ -137,25 +151,34 @@ func (p *PoolActor) Run() {
 	}
 }
 
-// nextJob turns the case that feeds the workers off while nothing waits.
-func (p *PoolActor) nextJob() (chan<- poolJob, poolJob) {
-	if p.waiting.len() == 0 {
+// next turns the case that feeds workers off while nothing waits for them.
+func next(jobs chan<- poolJob, waiting *ring[poolJob]) (chan<- poolJob, poolJob) {
+	if waiting.len() == 0 {
 		return nil, poolJob{}
 	}
-	return p.jobs, p.waiting.peek()
+	return jobs, waiting.peek()
+}
+
+// queue lets a worker have a job of that size.
+func (p *PoolActor) queue(j poolJob, g shmpool.Geometry) {
+	if j.request.kind != poolRead && g.Bytes() >= largeBytesMin {
+		p.waitingLarge.push(j)
+	} else {
+		p.waiting.push(j)
+	}
 }
 
 func (p *PoolActor) handle(r poolRequest) {
 	switch r.kind {
 	case poolGrant:
-		lease, err := p.pool.Reserve(wire.SessionID(r.session), r.geometry)
+		lease, err := p.pool.Reserve(r.owner, r.geometry)
 		switch {
 		case err != nil:
 			p.reply(poolReply{poolRequest: r, code: wire.CodeQuota, err: err})
 		case lease.Region != nil:
 			p.granted(r, lease, lease.Region)
 		default:
-			p.waiting.push(poolJob{request: r, lease: lease})
+			p.queue(poolJob{request: r, lease: lease}, r.geometry)
 		}
 	case poolRead:
 		info, ok := p.pool.Lookup(r.region)
@@ -164,7 +187,7 @@ func (p *PoolActor) handle(r poolRequest) {
 			return
 		}
 		p.busy[r.region]++
-		p.waiting.push(poolJob{request: r, region: info.Region})
+		p.queue(poolJob{request: r, region: info.Region}, info.Geometry)
 	case poolReturn, poolDiscard:
 		if p.busy[r.region] > 0 {
 			p.ending[r.region] = r
@@ -194,8 +217,8 @@ func (p *PoolActor) end(r poolRequest) {
 }
 
 // work runs jobs until there are no more.
-func (p *PoolActor) work() {
-	for j := range p.jobs {
+func (p *PoolActor) work(jobs <-chan poolJob) {
+	for j := range jobs {
 		switch j.request.kind {
 		case poolRead:
 			j.payload, j.err = readPayload(j.region, j.request.offset, j.request.length)
@@ -226,14 +249,15 @@ func readPayload(region pool.Region, offset, length uint64) ([]byte, error) {
 // freeing its pages does, is left to a worker.
 type closer struct {
 	pool.Region
-	actor *PoolActor
+	geometry shmpool.Geometry
+	actor    *PoolActor
 }
 
 func (c closer) Close() error {
 	if c.actor.ended {
 		return c.Region.Close()
 	}
-	c.actor.waiting.push(poolJob{request: poolRequest{kind: poolClose}, region: c.Region})
+	c.actor.queue(poolJob{request: poolRequest{kind: poolClose}, region: c.Region}, c.geometry)
 	return nil
 }
 
@@ -260,7 +284,7 @@ func (p *PoolActor) finish(j poolJob) {
 		p.reply(poolReply{poolRequest: j.request, code: wire.CodeNoMemory, err: j.err})
 		return
 	}
-	if err := p.pool.Commit(j.lease, closer{j.region, p}); err != nil {
+	if err := p.pool.Commit(j.lease, closer{j.region, j.lease.Geometry, p}); err != nil {
 		p.reply(poolReply{poolRequest: j.request, code: wire.CodeShuttingDown, err: err})
 		return
 	}
@@ -288,16 +312,19 @@ func (p *PoolActor) reply(rep poolReply) {
 // shutdown waits for the workers and closes every region.
 func (p *PoolActor) shutdown(workers *sync.WaitGroup) {
 	close(p.jobs)
+	close(p.large)
 	go func() {
 		workers.Wait()
 		close(p.results)
 	}()
 	p.ended = true
 	p.pool.Close()
-	for p.waiting.len() > 0 {
-		if j := p.waiting.pop(); j.request.kind == poolClose {
-			j.err = j.region.Close()
-			p.closed(j)
+	for _, waiting := range []*ring[poolJob]{&p.waiting, &p.waitingLarge} {
+		for waiting.len() > 0 {
+			if j := waiting.pop(); j.request.kind == poolClose {
+				j.err = j.region.Close()
+				p.closed(j)
+			}
 		}
 	}
 	for j := range p.results {

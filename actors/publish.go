@@ -13,14 +13,14 @@ func (c *core) publish(now time.Time, s *session, p *wire.Publish, owned bool) *
 		return wire.Errorf(wire.CodeNotYours, "publish on output %d; the node has %d outputs", p.Output, len(s.outputs))
 	}
 	o := s.outputs[p.Output]
-	r, err := c.checkPlace(s, p)
+	r, slot, err := c.checkPlace(s, p)
 	if err != nil {
 		return err
 	}
 	if p.Epoch > o.epoch {
 		return wire.Errorf(wire.CodeProtocol, "publish on output %q with epoch %d; the last flow said %d", o.id, p.Epoch, o.epoch)
 	}
-	if p.Epoch == o.epoch && o.published >= o.window {
+	if p.Epoch == o.epoch && o.published >= o.window && o.told == o.epoch {
 		return wire.Errorf(wire.CodeWrongState, "publish on output %q past its window of %d messages; wait for the next flow", o.id, o.window)
 	}
 	if o.ended {
@@ -32,49 +32,66 @@ func (c *core) publish(now time.Time, s *session, p *wire.Publish, owned bool) *
 
 	m := c.stock.message()
 	m.refs, m.sender, m.token, m.region = 1, s, p.Token, r
-	m.seq, m.timeNS, m.offset, m.length = p.Seq, p.TimeNS, p.Offset, p.Length
+	m.seq, m.timeNS, m.slot, m.offset, m.length = p.Seq, p.TimeNS, slot, p.Offset, p.Length
 	if owned {
 		m.metadata, m.payload = p.Metadata, p.Payload
 	} else {
 		c.stock.fill(m, p.Metadata, p.Payload)
 	}
 	if r != nil {
-		r.messages++
+		r.take(slot)
 	} else {
 		o.largest = max(m.inlineBytes(), o.largest-o.largest/8)
 	}
-	c.route(now, o, m, p.Epoch)
+	err = c.route(now, o, m, p.Epoch)
 	c.unref(m)
 	if o.window != wire.WindowUnlimited {
 		c.touchFlow(o)
 	}
-	return nil
+	return err
 }
 
 // checkPlace checks where a message says that its payload is: inline, or inside
 // one slot of a region that is leased to the sender.
-func (c *core) checkPlace(s *session, p *wire.Publish) (*region, *wire.Error) {
+func (c *core) checkPlace(s *session, p *wire.Publish) (*region, uint32, *wire.Error) {
 	if p.Region == 0 {
 		if p.Token != 0 || p.Offset != 0 || p.Length != uint64(len(p.Payload)) {
-			return nil, wire.Errorf(wire.CodeProtocol, "inline publish with token %d, offset %d, length %d and %d bytes of payload", p.Token, p.Offset, p.Length, len(p.Payload))
+			return nil, 0, wire.Errorf(wire.CodeProtocol, "inline publish with token %d, offset %d, length %d and %d bytes of payload", p.Token, p.Offset, p.Length, len(p.Payload))
 		}
-		return nil, nil
+		return nil, 0, nil
 	}
 	if p.Token == 0 || len(p.Payload) != 0 {
-		return nil, wire.Errorf(wire.CodeProtocol, "publish in region %d with token %d and %d bytes of inline payload", p.Region, p.Token, len(p.Payload))
+		return nil, 0, wire.Errorf(wire.CodeProtocol, "publish in region %d with token %d and %d bytes of inline payload", p.Region, p.Token, len(p.Payload))
 	}
 	r := s.regions[p.Region]
 	if r == nil {
-		return nil, wire.Errorf(wire.CodeNotYours, "publish in region %d, which is not leased to this node", p.Region)
+		return nil, 0, wire.Errorf(wire.CodeNotYours, "publish in region %d, which is not leased to this node", p.Region)
 	}
 	if err := r.geometry.Contains(p.Offset, p.Length); err != nil {
-		return nil, wire.Errorf(wire.CodeProtocol, "publish in region %d: %v", p.Region, err)
+		return nil, 0, wire.Errorf(wire.CodeProtocol, "publish in region %d: %v", p.Region, err)
 	}
-	return r, nil
+	slot, err := r.geometry.SlotIndex(p.Offset)
+	if err != nil || r.taken(slot) {
+		return nil, 0, wire.Errorf(wire.CodeProtocol, "publish in slot %d of region %d, which holds a message that is not done", slot, p.Region)
+	}
+	return r, slot, nil
 }
 
-// route puts a message into the queue of every receiver of the output.
-func (c *core) route(now time.Time, o *output, m *message, epoch uint32) {
+func (r *region) taken(slot uint32) bool { return r.busy[slot/64]&(1<<(slot%64)) != 0 }
+
+func (r *region) take(slot uint32) {
+	r.messages++
+	r.busy[slot/64] |= 1 << (slot % 64)
+}
+
+func (r *region) free(slot uint32) {
+	r.messages--
+	r.busy[slot/64] &^= 1 << (slot % 64)
+}
+
+// route puts a message into the queue of every receiver of the output. A sender
+// that does not respect its window gets an error.
+func (c *core) route(now time.Time, o *output, m *message, epoch uint32) (err *wire.Error) {
 	for _, e := range o.edges {
 		e.stats.published++
 		if e.closed || !e.takes(epoch) {
@@ -82,8 +99,14 @@ func (c *core) route(now time.Time, o *output, m *message, epoch uint32) {
 			c.counters.NoReceiver++
 			continue
 		}
+		if e.overrun() {
+			e.stats.published--
+			err = wire.Errorf(wire.CodeWrongState, "publish on output %q past its window: %s has no room", o.id, e.to)
+			continue
+		}
 		c.enqueue(now, e, m)
 	}
+	return err
 }
 
 // enqueue applies the edge's policy: what a full queue does to whom.
@@ -148,7 +171,7 @@ func (c *core) unref(m *message) {
 		return
 	}
 	if r := m.region; r != nil {
-		r.messages--
+		r.free(m.slot)
 		if m.sender.joined() {
 			m.sender.done = append(m.sender.done, m.token)
 			c.touch(m.sender)
@@ -176,6 +199,10 @@ func (c *core) updateFlow(o *output, must bool) {
 		return
 	}
 	receivers, window := o.connected(), o.allowed(c.cfg.QueueBytesMax)
+	if o.told == o.epoch && o.window != wire.WindowUnlimited {
+		// What was promised may be under way: within an epoch a window only grows.
+		window = max(window, o.window)
+	}
 	if window == o.window && receivers == o.receivers && !must {
 		return
 	}
@@ -185,7 +212,7 @@ func (c *core) updateFlow(o *output, must bool) {
 			return
 		}
 	}
-	o.receivers, o.window = receivers, window
+	o.receivers, o.window, o.told = receivers, window, o.epoch
 	c.scratch.flow = wire.Flow{Output: o.index, Epoch: o.epoch, Receivers: receivers, Window: window}
 	c.send(s, &c.scratch.flow)
 }
@@ -196,6 +223,9 @@ func (c *core) outputClose(s *session, m *wire.OutputClose) *wire.Error {
 		return wire.Errorf(wire.CodeNotYours, "close of output %d; the node has %d outputs", m.Output, len(s.outputs))
 	}
 	o := s.outputs[m.Output]
+	if o.ended {
+		return nil
+	}
 	o.ended = true
 	c.closeOutput(o, "output closed by its node")
 	return nil
@@ -206,7 +236,7 @@ func (c *core) sendFailed(now time.Time, s *session, m *wire.SendFailed) *wire.E
 	if uint64(m.Output) >= uint64(len(s.outputs)) {
 		return wire.Errorf(wire.CodeNotYours, "send_failed for output %d; the node has %d outputs", m.Output, len(s.outputs))
 	}
-	if !m.Reason.Valid() || m.Count == 0 || m.SeqLast < m.SeqFirst {
+	if !m.Reason.Valid() || m.Count == 0 || m.SeqLast < m.SeqFirst || m.Count-1 > uint64(m.SeqLast-m.SeqFirst) {
 		return wire.Errorf(wire.CodeProtocol, "send_failed with reason %d, count %d, seq %d to %d", m.Reason, m.Count, m.SeqFirst, m.SeqLast)
 	}
 	for _, e := range s.outputs[m.Output].edges {

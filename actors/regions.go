@@ -37,7 +37,7 @@ func (c *core) regionRequest(s *session, m *wire.RegionRequest) *wire.Error {
 		return wire.Errorf(wire.CodeProtocol, "%d region requests at once; wait for the answers", s.asking+1)
 	}
 	s.asking++
-	c.poolOut = append(c.poolOut, poolRequest{kind: poolGrant, session: s.id, request: m.Request, geometry: g})
+	c.poolOut = append(c.poolOut, poolRequest{kind: poolGrant, session: s.id, owner: s.node.owner, request: m.Request, geometry: g})
 	return nil
 }
 
@@ -61,7 +61,7 @@ func (c *core) regionGranted(rep *poolReply) {
 			text += "; " + holders
 		}
 		c.send(s, &wire.RegionDenied{Request: rep.request, Code: rep.code, Text: clip(text, wire.TextBytesMax)})
-		c.journal.warn("region denied", zap.String("dataflow", s.node.flow.name), zap.String("node", s.node.id), zap.Error(rep.err), zap.String("held_by", holders))
+		c.logDenied(rep, s.node, holders)
 		return
 	}
 	r := &region{id: rep.region, name: rep.name, geometry: rep.geometry, owner: s}
@@ -83,6 +83,16 @@ func (c *core) regionGranted(rep *poolReply) {
 		zap.Uint64("slot_bytes", r.geometry.SlotBytes), zap.Uint32("slots", r.geometry.Slots))
 }
 
+// logDenied writes at most a line a second for each node, with the count.
+func (c *core) logDenied(rep *poolReply, n *node, holders string) {
+	if n.denied.count++; rep.at.Sub(n.denied.logged) < holdLogInterval {
+		return
+	}
+	c.journal.warn("region denied", zap.String("dataflow", n.flow.name), zap.String("node", n.id),
+		zap.Int("count", n.denied.count), zap.Error(rep.err), zap.String("held_by", holders))
+	n.denied = limited{logged: rep.at}
+}
+
 // openRegion lets a receiver map a region before the first message in it comes.
 func (c *core) openRegion(s *session, r *region) {
 	if _, ok := s.opened[r]; ok || r.retired {
@@ -98,6 +108,9 @@ func (c *core) openRegion(s *session, r *region) {
 // visible reports whether the node can read from the region's memory.
 func (c *core) visible(s *session, r *region) bool {
 	if !s.local {
+		return false
+	}
+	if _, blind := s.blind[r]; blind {
 		return false
 	}
 	_, ok := s.opened[r]
@@ -120,6 +133,7 @@ func (c *core) regionReturn(s *session, m *wire.RegionReturn) *wire.Error {
 // giveBack ends a lease: receivers unmap, the pool gets the region.
 func (c *core) giveBack(r *region, kind poolRequestKind) {
 	for _, s := range c.sessions {
+		delete(s.blind, r)
 		if _, ok := s.opened[r]; ok {
 			delete(s.opened, r)
 			c.send(s, &wire.RegionClose{Region: r.id})
@@ -168,6 +182,7 @@ func (c *core) settleOrOrphan(now time.Time, s *session) (alive bool) {
 	if s.local && c.alive(s) {
 		s.orphan = orphan{next: now.Add(orphanCheck[0])}
 		c.orphans = append(c.orphans, s)
+		c.orphanSoon(s)
 		return true
 	}
 	c.settleLeft(s)
@@ -201,11 +216,16 @@ func (c *core) settleLeft(s *session) {
 
 // checkOrphans looks again at processes that outlived their connection.
 func (c *core) checkOrphans(now time.Time) {
+	if c.orphanAt.IsZero() || now.Before(c.orphanAt) {
+		return
+	}
+	c.orphanAt = time.Time{}
 	kept := c.orphans[:0]
 	var gone []*session
 	for _, s := range c.orphans {
 		if now.Before(s.orphan.next) {
 			kept = append(kept, s)
+			c.orphanSoon(s)
 			continue
 		}
 		if c.alive(s) {
@@ -215,6 +235,7 @@ func (c *core) checkOrphans(now time.Time) {
 				c.orphanStays(s)
 			}
 			kept = append(kept, s)
+			c.orphanSoon(s)
 			continue
 		}
 		gone = append(gone, s)
@@ -239,15 +260,11 @@ func (c *core) orphanStays(s *session) {
 		zap.Int("held", s.held), zap.Int("regions", len(s.regions)), zap.Uint64("region_bytes", s.regionBytes))
 }
 
-// nextOrphanCheck tells the shell when to come back.
-func (c *core) nextOrphanCheck() (time.Time, bool) {
-	var first time.Time
-	for _, s := range c.orphans {
-		if first.IsZero() || s.orphan.next.Before(first) {
-			first = s.orphan.next
-		}
+// orphanSoon keeps the time of the next look at an orphan.
+func (c *core) orphanSoon(s *session) {
+	if c.orphanAt.IsZero() || s.orphan.next.Before(c.orphanAt) {
+		c.orphanAt = s.orphan.next
 	}
-	return first, !first.IsZero()
 }
 
 // checkHolds looks for messages that were held past their edge's timeout. Their
@@ -266,26 +283,39 @@ func (c *core) checkHolds(now time.Time) {
 }
 
 func (c *core) checkEdgeHolds(now time.Time, e *edge) {
-	for i := e.holds.head; i != noHold; i = c.holds.holds[i].next {
+	for i := e.holds.fresh; i != noHold; i = e.holds.fresh {
 		h := &c.holds.holds[i]
-		age := now.Sub(h.since)
-		if age < e.holdTimeout {
-			return // the rest is younger
-		}
-		if h.overdue {
-			continue
+		if now.Sub(h.since) < e.holdTimeout {
+			break // the rest is younger
 		}
 		h.overdue = true
+		e.holds.fresh = h.next
+		e.overdue.count++
 		c.retire(h.message.region)
-		c.journal.warn("message held too long",
-			zap.String("dataflow", e.flow.name), zap.String("from", e.from), zap.String("to", e.to),
-			zap.String("holder", h.session.label()), zap.Uint64("seq", uint64(h.message.seq)),
-			zap.Uint64("bytes", h.message.length), zap.Float64("held_ms", float64(age)/float64(time.Millisecond)),
-			zap.Float64("hold_timeout_ms", float64(e.holdTimeout)/float64(time.Millisecond)),
-			zap.Int("held", e.holds.n), zap.Uint64("held_bytes", e.holds.bytes),
-			zap.Uint64("region", uint64(h.message.region.id)))
 	}
+	if e.overdue.count == 0 || now.Sub(e.overdue.logged) < holdLogInterval {
+		return
+	}
+	h := &c.holds.holds[e.holds.head]
+	c.journal.warn("message held too long",
+		zap.String("dataflow", e.flow.name), zap.String("from", e.from), zap.String("to", e.to),
+		zap.String("holder", h.session.label()), zap.Int("count", e.overdue.count),
+		zap.Uint64("seq", uint64(h.message.seq)), zap.Uint64("bytes", h.message.length),
+		zap.Float64("held_ms", float64(now.Sub(h.since))/float64(time.Millisecond)),
+		zap.Float64("hold_timeout_ms", float64(e.holdTimeout)/float64(time.Millisecond)),
+		zap.Int("held", e.holds.n), zap.Uint64("held_bytes", e.holds.bytes),
+		zap.Uint64("region", uint64(h.message.region.id)))
+	e.overdue = limited{logged: now}
 }
+
+// limited bounds log lines that come at once for the first happening and then
+// with a count, at most one every holdLogInterval.
+type limited struct {
+	count  int // not yet logged
+	logged time.Time
+}
+
+const holdLogInterval = time.Second
 
 // holders names who holds how much of a sender's memory, for its error texts.
 func (c *core) holders(s *session) string {

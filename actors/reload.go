@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -30,7 +31,8 @@ func (c *core) applyFlow(now time.Time, def *dataflow.Flow, owner ConnID) {
 		nd := &def.Nodes[i]
 		n := f.nodes[nd.ID]
 		if n == nil {
-			n = &node{flow: f, id: nd.ID}
+			c.lastOwner++
+			n = &node{flow: f, id: nd.ID, owner: c.lastOwner}
 			f.nodes[nd.ID] = n
 		}
 		if c.applyOutputs(n, nd) {
@@ -49,28 +51,42 @@ func (c *core) applyFlow(now time.Time, def *dataflow.Flow, owner ConnID) {
 // attachNewPorts tells the connected nodes among changed about their ports, and
 // joins what was added to their sessions.
 func (c *core) attachNewPorts(now time.Time, f *flow, changed map[*node]bool) {
-	for _, n := range f.sorted() {
-		s := n.sess
-		if s == nil || !changed[n] {
-			continue
+	nodes := slices.DeleteFunc(f.sorted(), func(n *node) bool { return !changed[n] })
+	for _, n := range nodes {
+		switch s := n.sess; {
+		case s == nil:
+			n.dropClosedPorts()
+		case max(len(n.outputs), len(n.inputs)) > wire.PortsMax:
+			// Places of this session have run out; the next one starts anew.
+			c.refuse(now, s, wire.Errorf(wire.CodeInternal, "the dataflow has changed its ports %d times; connect again", wire.PortsMax))
+			n.dropClosedPorts()
+		default:
+			c.send(s, n.ports())
+			for i := len(s.outputs); i < len(n.outputs); i++ {
+				s.outputs = append(s.outputs, n.outputs[i])
+			}
+			for _, o := range n.outputs {
+				if o.fresh {
+					c.updateFlow(o, true)
+				}
+			}
 		}
-		c.send(s, n.ports())
-		for i := len(s.outputs); i < len(n.outputs); i++ {
-			o := n.outputs[i]
-			o.index, o.ended = wire.OutputIndex(i), false
-			o.published, o.window, o.receivers = 0, wire.WindowUnlimited, 0
-			s.outputs = append(s.outputs, o)
-			c.updateFlow(o, true)
+		for _, o := range n.outputs {
+			o.fresh = false
 		}
 	}
-	for _, n := range f.sorted() {
-		s := n.sess
-		if s == nil || !changed[n] {
-			continue
-		}
-		for i := len(s.inputs); i < len(n.inputs); i++ {
-			s.inputs = append(s.inputs, n.inputs[i])
-			c.attachEdge(now, s, n.inputs[i], i)
+	for _, n := range nodes {
+		for i := 0; n.sess != nil && i < len(n.inputs); i++ {
+			s, e := n.sess, n.inputs[i]
+			switch {
+			case i == len(s.inputs):
+				s.inputs = append(s.inputs, e)
+			case s.inputs[i] != e:
+				s.inputs[i] = e
+			default:
+				continue
+			}
+			c.attachEdge(now, s, e, i)
 		}
 	}
 }
@@ -84,7 +100,7 @@ func (c *core) applyOutputs(n *node, def *dataflow.Node) (changed bool) {
 	}
 	for _, id := range def.Outputs {
 		if _, ok := n.output(id); !ok {
-			n.outputs = append(n.outputs, &output{node: n, id: id, index: wire.OutputIndex(len(n.outputs))})
+			n.addOutput(id)
 			changed = true
 		}
 	}
@@ -112,7 +128,7 @@ func (c *core) applyInputs(now time.Time, n *node, def *dataflow.Node) (changed 
 			continue
 		}
 		e := newEdge(n.flow, n, in)
-		n.inputs = append(n.inputs, e)
+		n.addInput(e)
 		changed = true
 		if e.timer == nil {
 			o, _ := n.flow.nodes[in.Source.Node].output(in.Source.Output)
@@ -121,6 +137,31 @@ func (c *core) applyInputs(now time.Time, n *node, def *dataflow.Node) (changed 
 		}
 	}
 	return changed
+}
+
+// addOutput appends an output, or opens again what had the same id: an output
+// keeps its place and its count of publishes.
+func (n *node) addOutput(id string) {
+	for _, o := range n.outputs {
+		if o.id == id {
+			o.closed, o.fresh = false, true
+			return
+		}
+	}
+	n.outputs = append(n.outputs, &output{
+		node: n, id: id, index: wire.OutputIndex(len(n.outputs)), fresh: true, window: wire.WindowUnlimited,
+	})
+}
+
+// addInput appends an input, or puts it where one of the same id was.
+func (n *node) addInput(e *edge) {
+	for i, old := range n.inputs {
+		if old.id == e.id {
+			n.inputs[i] = e
+			return
+		}
+	}
+	n.inputs = append(n.inputs, e)
 }
 
 func (e *edge) sameSource(s dataflow.Source) bool {
@@ -135,7 +176,8 @@ func (c *core) reconfigure(now time.Time, e *edge, in dataflow.Input) {
 	e.from = in.Source.Text
 	blocked := e.policy == wire.PolicyBlock
 	e.configure(in)
-	for e.queue.len() > max(e.room(), 0) {
+	e.most = max(e.most, e.queueSize)
+	for e.policy != wire.PolicyBlock && !blocked && e.queue.len() > e.room() {
 		c.drop(now, e, e.popQueue(), wire.DropQueueFull)
 	}
 	if e.source == nil {
@@ -189,11 +231,17 @@ func (c *core) removeFlow(now time.Time, f *flow) {
 	c.journal.info("dataflow unloaded", zap.String("dataflow", f.name))
 }
 
-// reload makes the configuration's flows those of defs, and returns what has
-// changed, by flow. Flows of control connections stay.
+// reload makes the configuration's flows those of defs, and logs what has changed.
+// Flows of control connections stay. An error changes nothing.
 func (c *core) reload(now time.Time, defs []*dataflow.Flow) error {
 	wanted := make(map[string]bool)
 	for _, def := range defs {
+		if old := c.flows[def.Name]; old != nil && !old.configured {
+			return fmt.Errorf("dataflow %q was loaded %s; unload it first", def.Name, old.origin())
+		}
+		if wanted[def.Name] {
+			return fmt.Errorf("two dataflows are called %q", def.Name)
+		}
 		wanted[def.Name] = true
 	}
 	for _, name := range keys(c.flows) {
@@ -203,9 +251,6 @@ func (c *core) reload(now time.Time, defs []*dataflow.Flow) error {
 	}
 	for _, def := range defs {
 		old := c.flows[def.Name]
-		if old != nil && !old.configured {
-			return wire.Errorf(wire.CodeDuplicateNode, "dataflow %q was loaded %s; unload it first", def.Name, old.origin())
-		}
 		var oldDef *dataflow.Flow
 		if old != nil {
 			oldDef = old.def

@@ -25,6 +25,9 @@ func (r *ring[T]) push(v T) {
 // at returns the i-th oldest element.
 func (r *ring[T]) at(i int) T { return r.items[(r.head+i)&(len(r.items)-1)] }
 
+// ref returns the place of the i-th oldest element.
+func (r *ring[T]) ref(i int) *T { return &r.items[(r.head+i)&(len(r.items)-1)] }
+
 // peek returns the oldest element; pop takes it. Both panic on an empty ring:
 // the callers have counted before.
 func (r *ring[T]) peek() T {

@@ -3,6 +3,7 @@ package actors
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -178,11 +179,12 @@ func (r *Router) onConns(ev ConnEvent) {
 		}
 		break
 	}
-	r.core.flush(now)
+	r.core.flush(time.Now()) // the batch may have taken a while; latencies end here
 }
 
 func (r *Router) onPool(rep *poolReply) {
 	now := time.Now()
+	rep.at = now
 	switch rep.kind {
 	case poolGrant:
 		r.core.regionGranted(rep)
@@ -242,7 +244,7 @@ func (r *Router) nextParse() (chan<- parseRequest, parseRequest) {
 
 // arm sets the precise timer to the next timer input or look at an orphan.
 func (r *Router) arm(t *time.Timer) {
-	next, ok := r.core.nextOrphanCheck()
+	next, ok := r.core.orphanAt, !r.core.orphanAt.IsZero()
 	if len(r.core.timers) > 0 && (!ok || r.core.timers[0].next.Before(next)) {
 		next, ok = r.core.timers[0].next, true
 	}
@@ -258,8 +260,8 @@ func (r *Router) arm(t *time.Timer) {
 // parse reads dataflows for control connections.
 func (r *Router) parse() {
 	for req := range r.parses {
-		rep := parseReply{parseRequest: req}
-		rep.flow, rep.err = parseLoad(req.load)
+		rep := parseReply{session: req.session, id: req.id}
+		rep.flow, rep.owner, rep.err = parseLoad(req.body)
 		select {
 		case r.parsed <- rep:
 		case <-r.done:
@@ -269,18 +271,22 @@ func (r *Router) parse() {
 
 // parseLoad reads the dataflow of a load request, whose name goes before that in
 // the file.
-func parseLoad(load wire.LoadRequest) (*dataflow.Flow, error) {
-	flow, _, err := dataflow.Parse(cmp.Or(load.Name, "dataflow"), []byte(load.YAML), dataflow.Options{})
+func parseLoad(body []byte) (flow *dataflow.Flow, owner bool, err error) {
+	var load wire.LoadRequest
+	if err := json.Unmarshal(body, &load); err != nil {
+		return nil, false, fmt.Errorf("body of load: %w", err)
+	}
+	flow, _, err = dataflow.Parse(cmp.Or(load.Name, "dataflow"), []byte(load.YAML), dataflow.Options{})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if load.Name != "" {
 		if err := wire.CheckID(load.Name); err != nil {
-			return nil, fmt.Errorf("name of the dataflow: %w", err)
+			return nil, false, fmt.Errorf("name of the dataflow: %w", err)
 		}
 		flow.Name = load.Name
 	}
-	return flow, nil
+	return flow, load.Owner, nil
 }
 
 // Post hands the router one event of a connection. It waits while the mailbox is

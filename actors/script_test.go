@@ -112,18 +112,18 @@ type tb interface {
 
 // world is a core with everything around it recorded.
 type world struct {
-	t     tb
-	core  *core
-	now   time.Time
-	out   strings.Builder
-	pool  []poolRequest
-	last  wire.RegionID
-	alive map[ConnID]bool
-	full  bool // the log takes nothing
+	t    tb
+	core *core
+	now  time.Time
+	out  strings.Builder
+	pool []poolRequest
+	last wire.RegionID
+	dead map[ConnID]bool
+	full bool // the log takes nothing
 }
 
 func newWorld(t tb) *world {
-	w := &world{t: t, now: time.Unix(1000, 0), alive: map[ConnID]bool{}}
+	w := &world{t: t, now: time.Unix(1000, 0), dead: map[ConnID]bool{}}
 	cfg := RouterConfig{Instance: "test", FrameBytesMax: 1 << 20, InlineBytesMax: 4096}.Defaults()
 	w.core = newCore(cfg, w, w, w)
 	w.core.started = w.now
@@ -133,7 +133,7 @@ func newWorld(t tb) *world {
 func (w *world) Probe() (string, uint64, uint32) { return "probe", 64, 16 }
 func (w *world) CheckNonce(nonce []byte) bool    { return string(nonce) == "right" }
 func (w *world) SessionAlive(s wire.SessionID) (bool, error) {
-	return w.alive[ConnID(s)], nil
+	return !w.dead[ConnID(s)], nil
 }
 
 func (w *world) drop(r wire.DropRecord) bool {
@@ -144,6 +144,7 @@ func (w *world) drop(r wire.DropRecord) bool {
 		r.From, r.To, r.Reason, r.Policy, r.Count, r.Total, r.Bytes, r.SeqFirst, r.SeqLast, r.AgeMaxMS)
 	return true
 }
+func (w *world) dropAtLast(r wire.DropRecord) bool    { return w.drop(r) }
 func (w *world) debug(string, ...zap.Field)           {}
 func (w *world) info(msg string, fields ...zap.Field) { w.log("info", msg, fields) }
 func (w *world) warn(msg string, fields ...zap.Field) { w.log("warn", msg, fields) }
@@ -290,10 +291,10 @@ var handlers = map[string]func(w *world, a args, body string){
 		w.say(a.conn(), &wire.Request{ID: uint32(a.num("id")), Verb: a[1], Body: []byte(body)})
 	},
 	"close": func(w *world, a args, _ string) { // close CONN [alive]: the connection breaks off
-		w.alive[a.conn()] = a.has("alive")
+		w.dead[a.conn()] = !a.has("alive")
 		w.core.connEvent(w.now, &ConnEvent{Type: ConnClosed, ID: a.conn(), Err: errors.New("broken off")})
 	},
-	"die": func(w *world, a args, _ string) { delete(w.alive, a.conn()) }, // die CONN: an orphan's process ends
+	"die": func(w *world, a args, _ string) { w.dead[a.conn()] = true }, // die CONN: an orphan's process ends
 	"bye": func(w *world, a args, _ string) { w.say(a.conn(), &wire.Bye{Reason: a.get("reason", "")}) },
 	"publish": func(w *world, a args, _ string) { // publish CONN seq=N [out= epoch= len= | token= region= offset= len=] [n=COUNT]
 		for i := range max(1, a.num("n")) {
@@ -334,7 +335,7 @@ var handlers = map[string]func(w *world, a args, body string){
 		for len(w.pool) > 0 {
 			r := w.pool[0]
 			w.pool = w.pool[1:]
-			rep := &poolReply{poolRequest: r}
+			rep := &poolReply{poolRequest: r, at: w.now}
 			switch r.kind {
 			case poolGrant:
 				if text := a.get("deny", ""); text != "" {
@@ -411,7 +412,9 @@ func (c *core) check(t tb) {
 		// one message too many into an input whose sender has a window for it.
 		most := e.queueSize
 		if e.policy == wire.PolicyBlock {
-			most++
+			most = e.most + 1
+		} else if e.out > most {
+			most = e.out // a reload made the queue smaller than what is out already
 		}
 		if n := e.queue.len() + e.out; n > most {
 			t.Errorf("%s: %d messages between Publish and Recv, queue_size is %d", e.to, n, e.queueSize)
@@ -425,7 +428,7 @@ func (c *core) check(t tb) {
 			copying = 1
 		}
 		sum := st.delivered + st.dropped + st.noReceiver + uint64(e.queue.len())
-		if sum+copying != st.published {
+		if sum+copying != st.published || st.delivered > st.published || st.dropped > st.published {
 			t.Errorf("%s: %d published, but %d delivered + %d dropped + %d without receiver + %d queued", e.to, st.published, st.delivered, st.dropped, st.noReceiver, e.queue.len())
 		}
 	}

@@ -49,8 +49,10 @@ type session struct {
 	closings   []*edge     // edges that owe an InputClosed
 	held       int         // holds in the token table
 	opened     map[*region]struct{}
-	copying    *edge // a payload is being read for this input; nil: none
-	framing    bool  // out ends in an Inputs frame that is not complete
+	blind      map[*region]struct{} // announced, but the node cannot map them
+	copying    *edge                // a payload is being read for this input; nil: none
+	copied     *message             // the one that is being read
+	framing    bool                 // out ends in an Inputs frame that is not complete
 	frameStart int
 
 	// As a sender.
@@ -60,17 +62,19 @@ type session struct {
 	asking      int          // region requests that the pool has not answered
 	done        []wire.Token // to report at the next flush
 
-	follows map[uint32]struct{} // control: requests that stream drops
-	orphan  orphan
+	follows    map[uint32]struct{} // control: requests that stream drops
+	unanswered int                 // control: requests
+	orphan     orphan
 }
 
 // delivery is one item that the node has not yet reported as consumed.
 type delivery struct {
-	edge   *edge
-	seq    wire.Seq
-	bytes  uint64 // of payload
-	inline uint64 // of payload and metadata that travelled in the frame
-	timeNS int64
+	edge     *edge
+	seq      wire.Seq
+	bytes    uint64 // of payload
+	inline   uint64 // of payload and metadata that travelled in the frame
+	timeNS   int64
+	rejected bool // and counted as dropped
 	// counted says that the item takes up room in edge.out.
 	counted bool
 }
@@ -81,9 +85,10 @@ type region struct {
 	name     string
 	geometry shmpool.Geometry
 	owner    *session
-	messages int  // alive messages that lie in it
-	retired  bool // unlinked: nobody can open it any more
-	returned bool // with the pool again
+	messages int                                  // alive messages that lie in it
+	busy     [(shmpool.SlotsMax + 63) / 64]uint64 // a bit for each slot with one of them
+	retired  bool                                 // unlinked: nobody can open it any more
+	returned bool                                 // with the pool again
 }
 
 // waits reports whether the user has consumed everything, asks for more, and can

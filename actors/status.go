@@ -21,11 +21,16 @@ func (c *core) statusReady(now time.Time, sums pool.Stats) {
 		return
 	}
 	status := c.status(now, sums)
+	var body []byte // the same for everybody
 	for _, r := range c.statusFor {
 		if r.reply != nil {
 			r.reply <- status
 		} else if s := c.sessions[r.session]; s != nil {
-			c.reply(s, r.id, status, nil)
+			if body == nil {
+				body = mustJSON(status)
+			}
+			s.unanswered--
+			c.send(s, &wire.Reply{ID: r.id, Body: body})
 		}
 	}
 	c.statusFor = c.statusFor[:0]

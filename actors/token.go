@@ -15,6 +15,7 @@ type hold struct {
 	edge       *edge
 	session    *session  // who got it; the edge may have another receiver by now
 	since      time.Time // when it was delivered
+	number     uint64    // of the delivery in its session
 	overdue    bool      // past the edge's hold timeout, and logged
 	prev, next int32     // in the edge's list, in order of delivery
 }
@@ -33,11 +34,12 @@ type holdTable struct {
 // order, because one timeout applies to all of them.
 type holdList struct {
 	head, tail int32
+	fresh      int32 // the oldest that is not overdue
 	n          int
 	bytes      uint64
 }
 
-func newHoldList() holdList { return holdList{head: noHold, tail: noHold} }
+func newHoldList() holdList { return holdList{head: noHold, tail: noHold, fresh: noHold} }
 
 // add enters a hold and returns the token that names it.
 func (t *holdTable) add(m *message, e *edge, s *session, now time.Time) wire.Token {
@@ -51,6 +53,7 @@ func (t *holdTable) add(m *message, e *edge, s *session, now time.Time) wire.Tok
 	}
 	h := &t.holds[i]
 	h.message, h.edge, h.session, h.since, h.overdue = m, e, s, now, false
+	h.number = s.delivered
 	h.prev, h.next = e.holds.tail, noHold
 	if e.holds.tail == noHold {
 		e.holds.head = i
@@ -58,6 +61,9 @@ func (t *holdTable) add(m *message, e *edge, s *session, now time.Time) wire.Tok
 		t.holds[e.holds.tail].next = i
 	}
 	e.holds.tail = i
+	if e.holds.fresh == noHold {
+		e.holds.fresh = i
+	}
 	e.holds.n++
 	e.holds.bytes += m.length
 	s.held++
@@ -92,6 +98,9 @@ func (t *holdTable) remove(i int32) *message {
 		e.holds.tail = h.prev
 	} else {
 		t.holds[h.next].prev = h.prev
+	}
+	if e.holds.fresh == i {
+		e.holds.fresh = h.next
 	}
 	e.holds.n--
 	e.holds.bytes -= m.length
