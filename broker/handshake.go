@@ -62,7 +62,7 @@ func (s *session) hello(body []byte) error {
 		s.authFailed.Store(time.Now().UnixNano())
 		return errSessionEnds // the minder answers, later
 	}
-	s.announced = true
+	s.announced, s.control = true, hello.Role == wire.RoleControl
 	s.srv.router.Post(actors.ConnEvent{Type: actors.ConnOpened, ID: s.id, Conn: s})
 	return nil
 }

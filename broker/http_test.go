@@ -137,4 +137,12 @@ func TestLimitsAreDocumented(t *testing.T) {
 			t.Errorf("not there: %s", row)
 		}
 	}
+	for name, bytes := range map[string]int{
+		"frame before Ready":            wire.HandshakeFrameBytesMax,
+		"frame of a control connection": wire.ControlFrameBytesMax,
+	} {
+		if row := fmt.Sprintf("| %s | %d KiB |", name, bytes>>10); !strings.Contains(string(page), row) {
+			t.Errorf("not there: %s", row)
+		}
+	}
 }

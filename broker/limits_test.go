@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,6 +63,35 @@ func TestFlowsMax(t *testing.T) {
 	_, err := tb.Reload(context.Background(), make([]*dataflow.Flow, 3))
 	if !errors.Is(err, ErrBadConfig) || !strings.Contains(err.Error(), "dataflows_max is 2") {
 		t.Errorf("a reload with too many: %v", err)
+	}
+}
+
+// Who asks questions may send a dataflow file, and nothing that keeps the router
+// busy for long. Nodes may send more, and still can.
+func TestControlFrameBytesMax(t *testing.T) {
+	tb := startBroker(t, nil)
+	camera, control := tb.join("camera"), tb.control()
+	largest := &wire.Request{ID: 1, Verb: "x", Body: make([]byte, wire.ControlFrameBytesMax-10)}
+	if n := len(frameBytes(largest)) - wire.FrameHeaderBytes; n != wire.ControlFrameBytesMax {
+		t.Fatalf("a request of %d bytes", n)
+	}
+	control.send(largest)
+	if reply := until[*wire.Reply](control); reply.ID != 1 || reply.Code == wire.CodeOK {
+		t.Errorf("the longest request, of no known verb: %v", reply)
+	}
+	if _, err := control.Write(binary.LittleEndian.AppendUint64(nil, wire.ControlFrameBytesMax+1)); err != nil {
+		t.Fatal(err)
+	}
+	if e := control.refusal(); e.Code != wire.CodeFrameTooLong || !strings.Contains(e.Text, fmt.Sprint(wire.ControlFrameBytesMax)) {
+		t.Errorf("refused with %v", e)
+	}
+	payload := make([]byte, wire.ControlFrameBytesMax)
+	camera.send(&wire.Publish{Seq: 1, Length: uint64(len(payload)), Payload: payload}, &wire.Ping{Nonce: 3})
+	until[*wire.Pong](camera)
+	// A dataflow of the largest file is a request of legal length.
+	load, err := json.Marshal(wire.LoadRequest{Name: "x", YAML: strings.Repeat("- \"ä\"\n", dataflow.FileBytesMax/8)})
+	if err != nil || len(load) > wire.ControlFrameBytesMax-100 {
+		t.Errorf("%d bytes of JSON, %v", len(load), err)
 	}
 }
 

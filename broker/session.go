@@ -51,6 +51,7 @@ type session struct {
 	pongs     []byte // answers to the Pings of this read; one write for all
 	stage     stage
 	announced bool // the router has had ConnOpened
+	control   bool // the peer asks questions only: Hello said so
 	goodbye   bool // the peer has sent Bye
 
 	// Shared.
@@ -166,11 +167,16 @@ func (s *session) fail(reason *wire.Error) {
 	s.noteEnd(reason)
 }
 
+// frameBytesMax is the longest body that the peer may send now. Bodies of requests
+// are read by the router itself, while everybody waits: so theirs are short.
 func (s *session) frameBytesMax() uint64 {
-	if s.established.Load() {
-		return s.srv.cfg.FrameBytesMax
+	switch {
+	case !s.established.Load():
+		return wire.HandshakeFrameBytesMax
+	case s.control:
+		return min(s.srv.cfg.FrameBytesMax, wire.ControlFrameBytesMax)
 	}
-	return wire.HandshakeFrameBytesMax
+	return s.srv.cfg.FrameBytesMax
 }
 
 // traffic is the loop's call: bytes have arrived. One call sees at most

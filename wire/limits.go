@@ -21,6 +21,11 @@ const (
 	// Welcome.FrameMax applies.
 	HandshakeFrameBytesMax = 65_536
 
+	// ControlFrameBytesMax is the longest body that the broker takes from a control
+	// connection after Ready, unless Welcome.FrameMax is less. A request carries one
+	// dataflow file at most; in JSON some of its bytes take two.
+	ControlFrameBytesMax = 2<<20 + 64<<10
+
 	IDBytesMax    = 128   // ids of nodes, dataflows, outputs, inputs; verbs; instance
 	TextBytesMax  = 1024  // names of shared memory objects, sources, reasons, texts
 	AuthBytesMax  = 1024  // Hello.Auth
