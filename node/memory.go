@@ -27,6 +27,18 @@ type memory struct {
 	spare    []uint32 // unused entries of tokens
 	used     waiters  // for slots, grants and denials
 	over     bool     // the connection is gone
+	untold   []func() // log lines that unlock writes
+}
+
+// unlock gives up m.mu and then writes what there is to log: the log's handler is
+// the user's, and may ask the node something.
+func (m *memory) unlock() {
+	untold := m.untold
+	m.untold = nil
+	m.mu.Unlock()
+	for _, tell := range untold {
+		tell()
+	}
 }
 
 type leasedRegion struct {
@@ -118,14 +130,17 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 			}
 			if now := time.Now(); now.Sub(c.toldAt) >= tellPause {
 				c.toldAt = now
-				m.s.n.log.Warn("waiting for shared memory", "output", o.id, "bytes", size, "error", c.denied)
+				cause := c.denied
+				m.untold = append(m.untold, func() {
+					m.s.n.log.Warn("waiting for shared memory", "output", o.id, "bytes", size, "error", cause)
+				})
 			}
 		}
 		if c.request == 0 && len(m.requests) < requestsMax && (!denied || time.Since(c.deniedAt) >= denialPause) {
 			m.requestRegion(c)
 		}
 		one := m.used.add()
-		m.mu.Unlock()
+		m.unlock()
 		if err := m.wait(ctx, one, denied); err != nil {
 			return lease{}, err
 		}
@@ -233,7 +248,8 @@ func (m *memory) mark(token wire.Token, from, to slotState) {
 	e.state = to
 }
 
-// published ends the user's hold of the session after publish.
+// published ends the user's hold of the session after publish. If that was the
+// last one the session is buried, so it is called without locks.
 func (m *memory) published() { m.s.drop() }
 
 // discard gives an unpublished slot back.
@@ -246,7 +262,7 @@ func (m *memory) discard(token wire.Token) {
 	}
 	m.freeLocked(e, token, time.Now())
 	m.used.wakeAll()
-	m.mu.Unlock()
+	m.unlock()
 	m.s.drop()
 }
 
@@ -254,7 +270,7 @@ func (m *memory) discard(token wire.Token) {
 func (m *memory) settle(tokens []wire.Token) error {
 	now := time.Now()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	for _, token := range tokens {
 		e := m.entry(token, slotPublished)
 		if e == nil {

@@ -175,6 +175,9 @@ func (o *Output) post(ctx context.Context, out outgoing, metadata []Attr) error 
 		} else {
 			o.mu.Unlock()
 		}
+		if verdict >= appendDone && out.session != nil {
+			s.memory.published()
+		}
 		switch {
 		case err != nil:
 			if errors.Is(err, ErrTooLarge) {
@@ -237,9 +240,7 @@ func (o *Output) append(s *session, out *outgoing, metadata []Attr) (appended, e
 	stats := &o.n.stats
 	stats.published.Add(1)
 	stats.publishedBytes.Add(uint64(size))
-	if shared {
-		s.memory.published()
-	} else {
+	if !shared {
 		stats.copied(size)
 	}
 	return verdict, nil

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -106,22 +107,26 @@ func (r *receiver) next(ctx context.Context) (Event, error) {
 		if s != nil && r.mustAsk(s, empty) {
 			verdict = r.ask(s, s.recv.delivered+s.recv.ahead)
 		}
+		var q queued
 		var ev Event
-		ok := false
+		var unread error
 		if empty {
 			r.waiting = true
 		} else {
-			ev, ok = r.take(r.queue.pop())
+			q = r.queue.pop()
+			ev, unread = r.take(q)
 		}
 		r.mu.Unlock()
 		if verdict == appendWrite {
 			s.link.flush()
 		}
-		if ok {
-			return ev, nil
-		}
-		if empty {
+		switch {
+		case empty:
 			r.wait(ctx)
+		case unread != nil:
+			r.reject(q, unread)
+		default:
+			return ev, nil
 		}
 	}
 }
@@ -248,61 +253,53 @@ func (r *receiver) wake() {
 	}
 }
 
-// take makes the event of what was queued. It returns false for a message that
-// cannot be read; the broker is told.
-func (r *receiver) take(q queued) (Event, bool) {
+// take makes the event of what was queued, with r.mu held. The error means that
+// the message cannot be read: reject it.
+func (r *receiver) take(q queued) (Event, error) {
 	if q.event != nil {
 		r.pending.taken(q.event)
-		return *q.event, true
+		return *q.event, nil
 	}
 	s, it := q.session, &q.item
 	s.recv.consumed++
+	payload := it.Payload
+	var view shmpool.Ref
+	if it.Region != 0 {
+		var err error
+		if payload, view, err = s.view(it.Region, it.Offset, it.Length); err != nil {
+			return Event{}, err
+		}
+	}
 	st := r.newState()
 	rec := st.rec
 	*rec = record{
-		owner: r, session: s, input: q.input, chunk: q.chunk,
+		owner: r, session: s, input: q.input, chunk: q.chunk, view: view,
 		token: it.Token, region: it.Region, offset: it.Offset,
 		seq: it.Seq, timeNS: it.TimeNS, dropped: it.Dropped,
-		metadata: it.Metadata, payload: it.Payload,
+		metadata: it.Metadata, payload: payload, held: true,
 	}
-	if it.Region != 0 {
-		var err error
-		rec.payload, rec.view, err = s.view(it.Region, it.Offset, it.Length)
-		if err != nil {
-			r.reject(st, err)
-			return Event{}, false
-		}
-	}
-	rec.held = true
 	r.held.insert(rec)
 	gen := st.generation.Add(1) // odd: held
 	stats := &r.n.stats
 	stats.received.Add(1)
-	stats.receivedBytes.Add(uint64(len(rec.payload)))
+	stats.receivedBytes.Add(uint64(len(payload)))
 	return Event{
 		Kind: EventInput, Input: q.input.info.ID,
 		Message: Message{state: st, generation: gen, input: q.input, seq: it.Seq},
-	}, true
+	}, nil
 }
 
 // reject tells the broker that a message could not be read, which counts as a
-// drop of this input, and settles its token.
-func (r *receiver) reject(st *state, cause error) {
-	rec := st.rec
-	s := rec.session
+// drop of this input, and settles its token. It is called without r.mu: the log's
+// handler is the user's, and may ask the node something.
+func (r *receiver) reject(q queued, cause error) {
 	r.n.stats.rejected.Add(1)
-	r.n.log.Warn("message cannot be read", "input", rec.input.info.ID, "seq", uint64(rec.seq), "error", cause)
-	if !s.recv.over && rec.token != 0 {
-		s.link.send(&wire.Reject{Token: rec.token, Reason: wire.DropBadDescriptor})
+	if q.item.Token != 0 {
+		q.session.link.send(&wire.Reject{Token: q.item.Token, Reason: wire.DropBadDescriptor})
 	}
-	c, held := rec.chunk, rec.token != 0
-	r.keepState(st)
-	if c != nil {
-		c.release()
-	}
-	if held {
-		s.drop()
-	}
+	input, seq := q.input.info.ID, uint64(q.item.Seq)
+	r.forget(q)
+	r.n.log.Warn("message cannot be read", "input", input, "seq", seq, "error", cause)
 }
 
 // attach makes s the connection to ask.
@@ -363,7 +360,7 @@ func (r *receiver) forget(q queued) {
 		q.chunk.release()
 	}
 	if q.item.Token != 0 {
-		q.session.drop() // never the last hold: that is the connection's own, given up after detach
+		q.session.drop() // under r.mu never the last hold: the connection's own ends after detach
 	}
 }
 

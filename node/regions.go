@@ -95,7 +95,7 @@ func (m *memory) granted(g *wire.RegionGrant) error {
 // node's own.
 func (m *memory) denied(d *wire.RegionDenied) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	c := m.answered(d.Request)
 	if c == nil {
 		return
@@ -119,7 +119,7 @@ func (m *memory) deny(c *slotClass, err error) {
 // retire ends allocation from a region of which a slot was held too long.
 func (m *memory) retire(id wire.RegionID) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	drained, err := m.slots.Retire(id)
 	if err != nil {
 		return // given back meanwhile
@@ -131,7 +131,8 @@ func (m *memory) retire(id wire.RegionID) {
 	}
 }
 
-// giveBack returns a region without used slots to the broker.
+// giveBack returns a region without used slots to the broker. m.mu is given up
+// with unlock.
 func (m *memory) giveBack(id wire.RegionID) {
 	mapping, err := m.slots.Remove(id)
 	if err != nil {
@@ -140,7 +141,9 @@ func (m *memory) giveBack(id wire.RegionID) {
 	m.regions[id].class.regions--
 	delete(m.regions, id)
 	if err := mapping.Close(); err != nil {
-		m.s.n.log.Warn("shared memory region cannot be unmapped", "region", uint64(id), "error", err)
+		m.untold = append(m.untold, func() {
+			m.s.n.log.Warn("shared memory region cannot be unmapped", "region", uint64(id), "error", err)
+		})
 	}
 	if !m.over {
 		m.s.link.send(&wire.RegionReturn{Region: id})
@@ -162,7 +165,7 @@ func (m *memory) giveBackEmpty(pick func(*leasedRegion) bool) int {
 // trim gives back what was not used for long.
 func (m *memory) trim(now time.Time) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if m.over {
 		return
 	}
