@@ -130,6 +130,7 @@ func (c *core) remoteReason(s *session, a *wire.Attach) string {
 func (c *core) join(now time.Time, s *session) {
 	n := s.node
 	n.dropClosedPorts()
+	c.drops.emit(now, true, c.writeDrop) // sequence numbers may begin anew: not in one record
 	n.sess = s
 	s.state = sessionJoined
 	s.outputs, s.inputs = slices.Clone(n.outputs), slices.Clone(n.inputs)

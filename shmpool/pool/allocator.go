@@ -7,8 +7,9 @@ import (
 	"github.com/brokerd/brokerd/wire"
 )
 
-// OwnerID says whom a region is charged to: the session of a node.
-type OwnerID = wire.SessionID
+// OwnerID says whom a region is charged to: a node of a dataflow, over all its
+// connections.
+type OwnerID uint64
 
 // Region is one shared memory object. ReadAt must be safe for use while other
 // methods run; after Close it fails.

@@ -75,19 +75,19 @@ func (e *LimitError) Error() string {
 	asked := shmpool.FormatBytes(e.AskedBytes)
 	switch e.Err {
 	case ErrNodeQuota:
-		text := fmt.Sprintf("pool: %v: session %d holds %s in %d regions, asks for %s more, and may have %s",
-			e.Err, uint64(e.Owner), shmpool.FormatBytes(e.Held.Bytes), e.Held.Regions, asked, shmpool.FormatBytes(e.LimitBytes))
+		text := fmt.Sprintf("pool: %v: it holds %s in %d regions, asks for %s more, and may have %s",
+			e.Err, shmpool.FormatBytes(e.Held.Bytes), e.Held.Regions, asked, shmpool.FormatBytes(e.LimitBytes))
 		if e.Held.RetiredRegions > 0 {
 			text += fmt.Sprintf("; %s of it in %d regions wait for receivers that hold messages for too long",
 				shmpool.FormatBytes(e.Held.RetiredBytes), e.Held.RetiredRegions)
 		}
 		return text
 	case ErrRegionLimit:
-		return fmt.Sprintf("pool: %v: %d of %d in use, session %d asks for one of %s%s",
-			e.Err, e.Regions, e.LimitRegions, uint64(e.Owner), asked, e.largest())
+		return fmt.Sprintf("pool: %v: %d of %d in use, the node asks for one of %s%s",
+			e.Err, e.Regions, e.LimitRegions, asked, e.largest())
 	default:
-		return fmt.Sprintf("pool: %v: %s of %s in use, session %d asks for %s more%s",
-			e.Err, shmpool.FormatBytes(e.UsedBytes), shmpool.FormatBytes(e.LimitBytes), uint64(e.Owner), asked, e.largest())
+		return fmt.Sprintf("pool: %v: %s of %s in use, the node asks for %s more%s",
+			e.Err, shmpool.FormatBytes(e.UsedBytes), shmpool.FormatBytes(e.LimitBytes), asked, e.largest())
 	}
 }
 
@@ -95,6 +95,10 @@ func (e *LimitError) largest() string {
 	if e.LargestStats.Bytes == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; largest holder is session %d with %s in %d regions",
-		uint64(e.Largest), shmpool.FormatBytes(e.LargestStats.Bytes), e.LargestStats.Regions)
+	if e.Largest == e.Owner {
+		return fmt.Sprintf("; it holds most itself, %s in %d regions",
+			shmpool.FormatBytes(e.LargestStats.Bytes), e.LargestStats.Regions)
+	}
+	return fmt.Sprintf("; the node that holds most has %s in %d regions",
+		shmpool.FormatBytes(e.LargestStats.Bytes), e.LargestStats.Regions)
 }
