@@ -29,6 +29,15 @@ func TestHTTP(t *testing.T) {
 		}
 		return resp.StatusCode, string(body)
 	}
+	for _, bad := range [][]byte{frameBytes(&wire.Publish{Output: 9, Seq: 1}), raw(0x91, 63)} { // found by the router, by the session
+		p := tb.join("camera")
+		if _, err := p.Write(bad); err != nil {
+			t.Fatal(err)
+		}
+		until[*wire.Error](p)
+		p.Close()
+		eventually(t, "the connection is forgotten", func() bool { return tb.status().Connections == 0 })
+	}
 	camera, sink := tb.join("camera"), tb.join("sink")
 	sink.send(&wire.Next{Limit: 10})
 	camera.send(&wire.Publish{Seq: 1, Length: 3, Payload: []byte("abc")})
@@ -57,7 +66,8 @@ func TestHTTP(t *testing.T) {
 		`brokerd_edge_dropped_messages_total{dataflow="test",from="camera/image",reason="queue_full",to="sink/image"} 0`,
 		`brokerd_node_connected{dataflow="test",node="camera"} 1`,
 		"brokerd_connections 2",
-		"brokerd_connections_accepted_total 2",
+		"brokerd_connections_accepted_total 4",
+		`brokerd_connections_ended_total{reason="protocol"} 2`,
 		"go_goroutines ", "process_open_fds ",
 	} {
 		if !strings.Contains(body, want) {

@@ -11,7 +11,7 @@ import (
 // connectionCounters are the counts of what happened to connections before or
 // beside the router.
 type connectionCounters struct {
-	Accepted, Refused, AuthFailures, ProtocolErrors, HandshakeTimeouts, SlowCutOffs, Silent uint64
+	Accepted, Refused, AuthFailures, HandshakeTimeouts, SlowCutOffs, Silent uint64
 }
 
 // metric is one name on /metrics.
@@ -109,7 +109,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	out(metricInfo, 1, status.Version, status.Instance)
 	out(metricUptime, status.UptimeSeconds)
-	collectConnections(out, status.Connections, c.source.connectionCounters())
+	collectConnections(out, &status, c.source.connectionCounters())
 	for i := range status.Nodes {
 		n := &status.Nodes[i]
 		out(metricNodeConnected, oneIf(n.Connected), n.Dataflow, n.Node)
@@ -126,12 +126,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 type emit func(m metric, v float64, labels ...string)
 
-func collectConnections(out emit, now int, n connectionCounters) {
-	out(metricConnections, float64(now))
+// collectConnections takes the ends for the protocol's sake from the status: only
+// there those that the router found are in, too.
+func collectConnections(out emit, status *wire.Status, n connectionCounters) {
+	out(metricConnections, float64(status.Connections))
 	out(metricAccepted, float64(n.Accepted))
 	out(metricRefused, float64(n.Refused))
 	out(metricEnded, float64(n.AuthFailures), wire.CodeAuth.String())
-	out(metricEnded, float64(n.ProtocolErrors), wire.CodeProtocol.String())
+	out(metricEnded, float64(status.Counters.ProtocolErrors), wire.CodeProtocol.String())
 	out(metricEnded, float64(n.HandshakeTimeouts), wire.CodeHandshakeTimeout.String())
 	out(metricEnded, float64(n.SlowCutOffs), wire.CodeSlowConnection.String())
 	out(metricEnded, float64(n.Silent), wire.CodeTimeout.String())

@@ -360,7 +360,7 @@ func (b *Broker) connectionCounters() connectionCounters {
 	n := &p.counters
 	return connectionCounters{
 		Accepted: n.accepted.Load(), Refused: n.refused.Load(), AuthFailures: n.auth.Load(),
-		ProtocolErrors: n.protocol.Load(), HandshakeTimeouts: n.handshake.Load(),
-		SlowCutOffs: n.slow.Load(), Silent: n.silent.Load(),
+		HandshakeTimeouts: n.handshake.Load(),
+		SlowCutOffs:       n.slow.Load(), Silent: n.silent.Load(),
 	}
 }

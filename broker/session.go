@@ -65,6 +65,10 @@ type session struct {
 	pinged       time.Time
 	unresponsive bool
 
+	// ended is whether the log has a line about why the broker ends the connection.
+	// Session and router may find a reason at the same time; one is enough.
+	ended atomic.Bool
+
 	// authFailed is when a wrong token was shown, in Unix nanoseconds; the answer
 	// is held back a while. Written by the loop, read by the minder.
 	authFailed atomic.Int64
@@ -121,8 +125,11 @@ func lastWords(b []byte) *wire.Error {
 }
 
 // noteEnd logs why the broker ends the connection, in the words that the peer is
-// told.
+// told: once.
 func (s *session) noteEnd(reason *wire.Error) {
+	if s.ended.Swap(true) {
+		return
+	}
 	if suppressed, ok := s.srv.failures.allow(time.Now()); ok {
 		s.srv.reports.write(zap.WarnLevel, "connection ended by the broker", s.fields(
 			zap.String("code", reason.Code.String()), zap.String("reason", reason.Text),
@@ -133,6 +140,7 @@ func (s *session) noteEnd(reason *wire.Error) {
 // noteSlow counts and logs that the connection was cut off because its peer does
 // not read. waited is 0 if it was for the number of bytes.
 func (s *session) noteSlow(waiting uint64, waited time.Duration) {
+	s.ended.Store(true)
 	s.srv.counters.slow.Add(1)
 	s.srv.reports.write(zap.WarnLevel, "connection cut off: it does not read what it is sent", s.fields(
 		zap.String("code", wire.CodeSlowConnection.String()),
