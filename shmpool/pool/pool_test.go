@@ -196,15 +196,15 @@ func TestLimitTexts(t *testing.T) {
 			t.Errorf("a refusal changed the books: %+v", p.Stats())
 		}
 	}
-	check(7, big, ErrNodeQuota, "session 7 holds 3.0 MiB in 3 regions", "asks for 2.0 MiB", "may have 4.0 MiB",
+	check(7, big, ErrNodeQuota, "it holds 3.0 MiB in 3 regions", "asks for 2.0 MiB", "may have 4.0 MiB",
 		"1.0 MiB of it in 1 regions wait for receivers")
 	lease(t, p, 9, mib)
 	lease(t, p, 9, mib)
 	lease(t, p, 9, mib)
-	check(8, big, ErrGlobalLimit, "8.0 MiB of 9.0 MiB in use", "session 8 asks for 2.0 MiB", "largest holder is session 7 with 3.0 MiB in 3 regions")
+	check(8, big, ErrGlobalLimit, "8.0 MiB of 9.0 MiB in use", "the node asks for 2.0 MiB", "the node that holds most has 3.0 MiB in 3 regions")
 	small := shmpool.Geometry{SlotBytes: 4096, Slots: 1}
 	lease(t, p, 9, small)
-	check(8, small, ErrRegionLimit, "8 of 8 in use", "session 8", "8 KiB")
+	check(8, small, ErrRegionLimit, "8 of 8 in use", "the node asks", "8 KiB")
 }
 
 // TestLimitsAreInclusive: what is exactly at a limit is allowed, one page more is
