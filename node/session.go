@@ -36,6 +36,9 @@ type session struct {
 	// Owned by the goroutine that reads.
 	frames  *frameReader
 	decoder *wire.Decoder
+	// unmapped are the announced regions that could not be mapped; the user was
+	// told of each.
+	unmapped map[wire.RegionID]struct{}
 
 	// holders counts what keeps the mappings in use: the connection itself,
 	// messages in shared memory, loans. With the last of them the session is
@@ -273,18 +276,28 @@ func (s *session) setPorts(m *wire.Ports) {
 }
 
 // openRegion maps at once: the region may be unlinked before its first message
-// is read here. A failure is told once per region; its messages are rejected.
+// is read here. A failure is told once per region, however often that is
+// announced; its messages are rejected, each once.
 func (s *session) openRegion(m *wire.RegionOpen) {
 	s.views.Lock()
 	err := s.views.cache.Open(m.Region, m.Name, shmpool.Geometry{SlotBytes: m.SlotBytes, Slots: m.Slots})
 	s.views.Unlock()
-	if err != nil {
+	if err == nil {
+		delete(s.unmapped, m.Region)
+		return
+	}
+	if _, known := s.unmapped[m.Region]; !known && len(s.unmapped) < shmpool.CacheRegionsMax {
+		if s.unmapped == nil {
+			s.unmapped = make(map[wire.RegionID]struct{})
+		}
+		s.unmapped[m.Region] = struct{}{}
 		s.n.log.Error("shared memory region cannot be mapped", "region", uint64(m.Region), "error", err)
 		s.n.receiver.post(Event{Kind: EventError, Err: fmt.Errorf("%w: messages in it are rejected: %w", ErrSharedMemory, err)})
 	}
 }
 
 func (s *session) closeRegion(id wire.RegionID) {
+	delete(s.unmapped, id)
 	s.views.Lock()
 	err := s.views.cache.Close(id)
 	s.views.Unlock()

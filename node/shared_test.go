@@ -5,12 +5,16 @@ package node
 import (
 	"bytes"
 	"context"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -143,6 +147,55 @@ func TestRegionThatCannotBeMapped(t *testing.T) {
 	}
 	if got := expectFrom[*wire.Reject](c); got.Token != 1 {
 		t.Errorf("got %s", got)
+	}
+}
+
+// TestUnlinkedRegionIsToldOnce: a region that was unlinked before it could be
+// mapped costs one event, and each message in it exactly one Reject.
+func TestUnlinkedRegionIsToldOnce(t *testing.T) {
+	p := newPeer(t)
+	n, c := p.connect(p.config())
+	region := p.newRegion(8192, 2)
+	if err := os.Remove(filepath.Join(shmpool.Dir, region.name)); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		expectFrom[*wire.Next](c)
+		for token := wire.Token(1); token <= 5; token++ {
+			c.send(region.open(), &wire.Inputs{Items: []wire.Input{
+				{Seq: wire.Seq(token), Token: token, Region: region.id, Offset: 4096, Length: 10}}})
+		}
+		// By copy from now on.
+		c.send(&wire.Inputs{Items: []wire.Input{inline(6, "copied")}}, &wire.Stop{})
+	}()
+	ev := mustNext(t, n, EventError)
+	wantErr(t, ev.Err, ErrSharedMemory)
+	wantErr(t, ev.Err, fs.ErrNotExist)
+	if m := mustNext(t, n, EventInput).Message; m.Seq() != 6 || string(m.Payload()) != "copied" {
+		t.Errorf("got seq %d", m.Seq())
+	}
+	mustNext(t, n, EventStop)
+	go func() { _, _ = n.Next(testContext(t)) }()
+	var rejects []wire.Token
+	skipTo(c, func(m wire.Message) bool {
+		switch m := m.(type) {
+		case *wire.Reject:
+			rejects = append(rejects, m.Token)
+			if m.Reason != wire.DropBadDescriptor {
+				t.Errorf("got %s", m)
+			}
+		case *wire.Done:
+			t.Errorf("a rejected token was given back again: %s", m)
+		case *wire.Next:
+			if len(m.Done) > 0 {
+				t.Errorf("a rejected token was given back again: %s", m)
+			}
+			return m.Consumed == 6
+		}
+		return false
+	})
+	if !slices.Equal(rejects, []wire.Token{1, 2, 3, 4, 5}) {
+		t.Errorf("rejected %v", rejects)
 	}
 }
 
