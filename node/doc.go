@@ -48,6 +48,14 @@
 // happens late, and the garbage collector does not see who still reads a payload
 // slice whose Message is gone.
 //
+// A held message keeps more than its own bytes. One that arrived inline, or with
+// metadata, keeps the whole receive buffer it lies in (64 KiB, more for a longer
+// frame), which it shares with its neighbours: whoever holds one message of ten
+// bytes out of each buffer keeps 64 KiB for each. One in shared memory keeps its
+// sender's slot, which is larger than the payload by a quarter or one page at the
+// most, and the mapping of the region. To keep many small messages for long, copy
+// them and release them.
+//
 // A [Loan] is memory to write one message into. It belongs to the caller until
 // Publish succeeds or Discard is called. When Publish fails the loan is still the
 // caller's: try again or Discard. `defer loan.Discard()` is always right. The
