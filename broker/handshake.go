@@ -54,9 +54,9 @@ func (s *session) hello(body []byte) error {
 	if !ok {
 		return wire.Errorf(wire.CodeWrongState, "%s as the first message, it must be Hello", m.Kind())
 	}
-	if hello.VersionMin > wire.VersionMax || hello.VersionMax < wire.VersionMin {
-		return wire.Errorf(wire.CodeVersion, "the node speaks protocol versions %d to %d, this broker %d to %d",
-			hello.VersionMin, hello.VersionMax, wire.VersionMin, wire.VersionMax)
+	// Which version it is, the router says in Welcome.
+	if _, err := wire.Negotiate(hello); err != nil {
+		return err
 	}
 	if !s.srv.auth.accepts(hello.Auth) {
 		s.authFailed.Store(time.Now().UnixNano())

@@ -16,14 +16,12 @@ const (
 	inputFields   = 10 // of an item of Inputs
 )
 
-func (m *Publish) encode(w *writer) { w.b = appendPayload(m.appendHead(w.b), m.Payload) }
-
-// appendHead appends everything but the payload.
-func (m *Publish) appendHead(b []byte) []byte {
-	b = append(b, msgpcode.FixedArrayLow|(1+publishFields), byte(KindPublish))
+func (m *Publish) encode(w *writer) {
+	b := append(w.b, msgpcode.FixedArrayLow|(1+publishFields), byte(KindPublish))
 	b = appendUint(b, uint64(m.Output))
 	b = appendUint(b, uint64(m.Epoch))
-	return appendDescriptor(b, m.Seq, m.TimeNS, m.Token, m.Region, m.Offset, m.Length, m.Metadata)
+	b = appendDescriptor(b, m.Seq, m.TimeNS, m.Token, m.Region, m.Offset, m.Length, m.Metadata)
+	w.b = appendPayload(b, m.Payload)
 }
 
 func (m *Publish) decode(r *reader) {
@@ -123,14 +121,12 @@ func appendInputsHead(b []byte) (head []byte, countAt int) {
 	return b, len(b) - 4
 }
 
-func (in *Input) append(b []byte) []byte { return appendPayload(in.appendHead(b), in.Payload) }
-
-// appendHead appends everything but the payload.
-func (in *Input) appendHead(b []byte) []byte {
+func (in *Input) append(b []byte) []byte {
 	b = append(b, msgpcode.FixedArrayLow|inputFields)
 	b = appendUint(b, uint64(in.Input))
 	b = appendUint(b, in.Dropped)
-	return appendDescriptor(b, in.Seq, in.TimeNS, in.Token, in.Region, in.Offset, in.Length, in.Metadata)
+	b = appendDescriptor(b, in.Seq, in.TimeNS, in.Token, in.Region, in.Offset, in.Length, in.Metadata)
+	return appendPayload(b, in.Payload)
 }
 
 func (m *Inputs) decode(r *reader) {

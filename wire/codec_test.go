@@ -56,34 +56,21 @@ func TestHotPathsDoNotAllocate(t *testing.T) {
 	}
 }
 
-// The three ways to encode items, and the two for a Publish, agree.
-func TestStreamedFormsAgree(t *testing.T) {
+// Items encoded one by one are the same as all at once.
+func TestStreamedFormAgrees(t *testing.T) {
 	e := NewEncoder()
 	m := &Inputs{Items: []Input{*benchInput(), {Input: 1, Seq: 2, Length: 5, Payload: []byte("hello")}}}
 	want := e.Append([]byte("before"), m)
 
 	got := e.BeginInputs([]byte("before"))
 	got = e.AppendInput(got, &m.Items[0])
-	if e.InputsLen() != 1 {
-		t.Errorf("%d items", e.InputsLen())
-	}
-	withHole, hole := e.AppendInputHole(got, &m.Items[1], 5)
-	copy(hole, "hello")
-	if got := e.EndInputs(withHole); !bytes.Equal(got, want) {
+	got = e.AppendInput(got, &m.Items[1])
+	if got := e.EndInputs(got); !bytes.Equal(got, want) {
 		t.Errorf("stream:\n got %x\nwant %x", got, want)
 	}
 	if got, most := len(want)-len("before")-FrameHeaderBytes-InputsOverheadBytes,
 		m.Items[0].EncodedBytesMax()+m.Items[1].EncodedBytesMax(); got > most {
 		t.Errorf("%d bytes, EncodedBytesMax says %d", got, most)
-	}
-
-	p := benchPublishInline()
-	want = e.Append(nil, p)
-	if got := append(e.AppendPublishHead(nil, p), p.Payload...); !bytes.Equal(got, want) {
-		t.Errorf("publish head:\n got %x\nwant %x", got, want)
-	}
-	if got := e.AppendPublish(nil, p); !bytes.Equal(got, want) {
-		t.Errorf("publish:\n got %x\nwant %x", got, want)
 	}
 }
 
@@ -127,7 +114,6 @@ func TestEncoderPanics(t *testing.T) {
 	mustPanic(t, "item outside", func() { NewEncoder().AppendInput(nil, &Input{}) })
 	mustPanic(t, "end outside", func() { NewEncoder().EndInputs(nil) })
 	mustPanic(t, "begin twice", func() { e := NewEncoder(); e.BeginInputs(e.BeginInputs(nil)) })
-	mustPanic(t, "head without payload", func() { NewEncoder().AppendPublishHead(nil, &Publish{}) })
 }
 
 func mustPanic(t *testing.T, name string, f func()) {

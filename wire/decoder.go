@@ -250,7 +250,7 @@ func Negotiate(h *Hello) (uint16, error) {
 	v := min(h.VersionMax, VersionMax)
 	if v < h.VersionMin || v < VersionMin {
 		return 0, &Error{Code: CodeVersion, Text: fmt.Sprintf(
-			"client speaks versions %d to %d, broker %d to %d", h.VersionMin, h.VersionMax, VersionMin, VersionMax)}
+			"the node speaks protocol versions %d to %d, this broker %d to %d", h.VersionMin, h.VersionMax, VersionMin, VersionMax)}
 	}
 	return v, nil
 }

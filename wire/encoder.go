@@ -26,26 +26,7 @@ func NewEncoder() *Encoder { return &Encoder{w: newWriter()} }
 func (e *Encoder) Append(dst []byte, m Message) []byte {
 	start := e.w.begin(dst)
 	m.encode(e.w)
-	return e.w.end(start, 0)
-}
-
-// AppendPublish is Append for a Publish, without the detour over the interface.
-func (e *Encoder) AppendPublish(dst []byte, m *Publish) []byte {
-	start := e.w.begin(dst)
-	m.encode(e.w)
-	return e.w.end(start, 0)
-}
-
-// AppendPublishHead appends the frame of m without the bytes of its payload:
-// these must follow on the stream. It saves a copy of a large payload (writev).
-// The payload must not be nil.
-func (e *Encoder) AppendPublishHead(dst []byte, m *Publish) []byte {
-	if m.Payload == nil {
-		panic("wire: publish head without a payload")
-	}
-	start := e.w.begin(dst)
-	e.w.b = appendBinHead(m.appendHead(e.w.b), len(m.Payload))
-	return e.w.end(start, len(m.Payload))
+	return e.w.end(start)
 }
 
 // BeginInputs starts an Inputs frame at the end of dst. Between it and EndInputs
@@ -66,21 +47,6 @@ func (e *Encoder) AppendInput(dst []byte, in *Input) []byte {
 	return in.append(dst)
 }
 
-// AppendInputHole adds one item whose payload has n bytes that are not there
-// yet, and returns also the place to put them, so that they can be read from a
-// file into the frame. Its content is whatever was in dst's memory. in.Payload is
-// ignored.
-func (e *Encoder) AppendInputHole(dst []byte, in *Input, n int) (frame, payload []byte) {
-	e.countItem()
-	b := appendBinHead(in.appendHead(dst), n)
-	at := len(b)
-	b = grow(b, n)
-	return b, b[at:len(b):len(b)]
-}
-
-// InputsLen is the number of items in the frame that BeginInputs started.
-func (e *Encoder) InputsLen() int { return int(e.inputsCount) }
-
 // EndInputs completes the frame that BeginInputs started.
 func (e *Encoder) EndInputs(dst []byte) []byte {
 	if !e.inputsOpen {
@@ -97,14 +63,6 @@ func (e *Encoder) countItem() {
 		panic("wire: AppendInput without BeginInputs, or more than ItemsMax items")
 	}
 	e.inputsCount++
-}
-
-// grow makes b longer by n bytes without clearing them.
-func grow(b []byte, n int) []byte {
-	if cap(b)-len(b) >= n {
-		return b[:len(b)+n]
-	}
-	return append(b, make([]byte, n)...)
 }
 
 // inputHeadBytesMax bounds an encoded Input without metadata and payload: array

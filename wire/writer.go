@@ -83,12 +83,10 @@ func (w *writer) begin(dst []byte) int {
 	return len(dst)
 }
 
-// end patches the frame's length in, counting extra bytes that the caller sends
-// behind it, and hands the buffer back.
-func (w *writer) end(start, extra int) []byte {
+// end patches the frame's length in and hands the buffer back.
+func (w *writer) end(start int) []byte {
 	b := w.b
 	w.b = nil
-	n := len(b) - start - FrameHeaderBytes + extra
-	binary.LittleEndian.PutUint64(b[start:], uint64(n))
+	binary.LittleEndian.PutUint64(b[start:], uint64(len(b)-start-FrameHeaderBytes))
 	return b
 }
