@@ -14,22 +14,17 @@ func (m *RegionRequest) decode(r *reader) {
 }
 
 func (m *RegionGrant) encode(w *writer) {
-	w.message(KindRegionGrant, 6)
+	w.message(KindRegionGrant, 1+regionOpenFields)
 	w.uint(uint64(m.Request))
-	w.uint(uint64(m.Region))
-	w.name("name", m.Name, TextBytesMax)
-	w.uint(m.Bytes)
-	w.uint(m.SlotBytes)
-	w.uint(uint64(m.Slots))
+	open := RegionOpen{Region: m.Region, Name: m.Name, Bytes: m.Bytes, SlotBytes: m.SlotBytes, Slots: m.Slots}
+	open.encodeFields(w)
 }
 
 func (m *RegionGrant) decode(r *reader) {
 	m.Request = r.u32("request")
-	m.Region = r.region()
-	m.Name = r.text("name")
-	m.Bytes = r.u64("bytes")
-	m.SlotBytes = r.u64("slot_bytes")
-	m.Slots = r.u32("slots")
+	var open RegionOpen
+	open.decode(r)
+	m.Region, m.Name, m.Bytes, m.SlotBytes, m.Slots = open.Region, open.Name, open.Bytes, open.SlotBytes, open.Slots
 }
 
 func (m *RegionDenied) encode(w *writer) {
@@ -59,8 +54,16 @@ func (m *RegionRetire) encode(w *writer) {
 
 func (m *RegionRetire) decode(r *reader) { m.Region = r.region() }
 
+// regionOpenFields describe a region. A grant has them behind the number of the
+// request.
+const regionOpenFields = 5
+
 func (m *RegionOpen) encode(w *writer) {
-	w.message(KindRegionOpen, 5)
+	w.message(KindRegionOpen, regionOpenFields)
+	m.encodeFields(w)
+}
+
+func (m *RegionOpen) encodeFields(w *writer) {
 	w.uint(uint64(m.Region))
 	w.name("name", m.Name, TextBytesMax)
 	w.uint(m.Bytes)
