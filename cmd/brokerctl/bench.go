@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/brokerd/brokerd/cmd/brokerctl/bench"
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/node"
 	"github.com/brokerd/brokerd/wire"
 )
@@ -49,11 +50,11 @@ func newBenchCommand(t *tool) *cobra.Command {
 			var err error
 			if sizes != "" {
 				if spec.Sizes, err = parseSizes(sizes); err != nil {
-					return usageError(err)
+					return cli.Usage(err)
 				}
 			}
 			if err := spec.Validate(); err != nil {
-				return usageError(err)
+				return cli.Usage(err)
 			}
 			return runBench(t, spec)
 		},

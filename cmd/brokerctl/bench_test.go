@@ -21,6 +21,9 @@ func TestBench(t *testing.T) {
 	}
 	for _, size := range report.Sizes {
 		for _, path := range bench.Paths() {
+			if path == bench.PathRelay && size.Bytes > 64 {
+				continue
+			}
 			r := size.Paths[path]
 			if r == nil || r.Messages != 40 || r.P50NS <= 0 || r.P99NS < r.P50NS || r.PerSecond <= 0 {
 				t.Errorf("%d bytes, %s: %+v", size.Bytes, path, r)

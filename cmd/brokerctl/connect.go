@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/node"
 	"github.com/brokerd/brokerd/node/control"
 	"github.com/brokerd/brokerd/wire"
@@ -44,16 +45,16 @@ func (t *tool) token() ([]byte, error) {
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return nil, configError(fmt.Errorf("auth token file: %w", err))
+		return nil, cli.Config(fmt.Errorf("auth token file: %w", err))
 	}
 	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, tokenFileBytesMax))
 	if err != nil {
-		return nil, configError(fmt.Errorf("auth token file: %w", err))
+		return nil, cli.Config(fmt.Errorf("auth token file: %w", err))
 	}
 	data = bytes.TrimSpace(data)
 	if len(data) == 0 {
-		return nil, configError(fmt.Errorf("auth token file: %s is empty", path))
+		return nil, cli.Config(fmt.Errorf("auth token file: %s is empty", path))
 	}
 	return data, nil
 }
@@ -92,23 +93,23 @@ func (t *tool) call(ctx context.Context, verb string, request, response any) err
 // explain adds to an error of the control connection what to do about it, and
 // the exit status.
 func (t *tool) explain(err error) error {
-	var status *exitError
+	var status *cli.Exit
 	switch {
 	case err == nil || errors.As(err, &status):
 		return err
 	case errors.Is(err, control.ErrUnreachable):
-		return &exitError{code: exitUnreachable, err: fmt.Errorf("%w\n"+
+		return &cli.Exit{Code: exitUnreachable, Err: fmt.Errorf("%w\n"+
 			"No broker answers at %s. Start one:\n"+
 			"    brokerd                    here, in the foreground\n"+
 			"    systemctl start brokerd    as a service\n"+
 			"or name another address: --addr HOST:PORT, or %s", err, t.address(), node.EnvAddr)}
 	case errors.Is(err, control.ErrClosed):
-		return &exitError{code: exitUnreachable, err: fmt.Errorf("the broker at %s is gone: %w", t.address(), err)}
+		return &cli.Exit{Code: exitUnreachable, Err: fmt.Errorf("the broker at %s is gone: %w", t.address(), err)}
 	case errors.Is(err, wire.ErrAuth):
-		return &exitError{code: exitFailed, err: fmt.Errorf("%w\n"+
+		return &cli.Exit{Code: cli.ExitFailed, Err: fmt.Errorf("%w\n"+
 			"The broker wants a token: --auth-token-file FILE, or %s", err, node.EnvAuthTokenFile)}
 	case errors.Is(err, wire.ErrBadDataflow):
-		return configError(err)
+		return cli.Config(err)
 	}
 	return err
 }

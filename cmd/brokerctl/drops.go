@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -114,7 +115,7 @@ func (t *tool) writeTotals(totals []wire.DropRecord) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(t.out, "%s in all\n", plural(int(sum), "message"))
+	_, err := fmt.Fprintf(t.out, "%s in all\n", cli.Plural(int(sum), "message"))
 	return err
 }
 
@@ -155,6 +156,6 @@ func (t *tool) writeDrop(r wire.DropRecord) error {
 	colours := inColour(t.out)
 	_, err := fmt.Fprintf(t.out, "%s  %s  %s  %s dropped (%s in all), %s, %s\n",
 		paint(colours, faint, r.Time.Local().Format("15:04:05.000")), r.From+"→"+r.To, paint(colours, yellow, r.Reason),
-		grouped(r.Count), grouped(r.Total), seq, humanBytes(r.Bytes))
+		grouped(r.Count), grouped(r.Total), seq, cli.Bytes(r.Bytes))
 	return err
 }

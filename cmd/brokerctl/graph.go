@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/dataflow"
 )
 
@@ -37,7 +38,7 @@ Mermaid (Markdown pages show it) or Graphviz. No broker is needed.`,
 
 func (t *tool) graph(file, form string) error {
 	if form != graphMermaid && form != graphDOT {
-		return usageError(fmt.Errorf("--format: %q is neither %s nor %s", form, graphMermaid, graphDOT))
+		return cli.Usage(fmt.Errorf("--format: %q is neither %s nor %s", form, graphMermaid, graphDOT))
 	}
 	flow, err := t.load(file, false)
 	if err != nil {
@@ -61,7 +62,7 @@ func (t *tool) load(file string, strict bool) (*dataflow.Flow, error) {
 		fmt.Fprintln(t.err, warning)
 	}
 	if err != nil {
-		return nil, configError(err)
+		return nil, cli.Config(err)
 	}
 	return flow, nil
 }

@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,16 +14,13 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 )
 
-// Exit statuses. 78 is EX_CONFIG of sysexits.h.
-const (
-	exitOK          = 0
-	exitFailed      = 1
-	exitUsage       = 2
-	exitUnreachable = 3
-	exitConfig      = 78
-)
+// exitUnreachable is the exit status of a command whose broker does not answer.
+// The others are in package cli.
+const exitUnreachable = 3
 
 func main() {
 	// Every command ends by the first signal; run has an order to keep, and hurries
@@ -46,55 +42,19 @@ func run(ctx context.Context, args []string, io streams, signals <-chan os.Signa
 	root.SetOut(io.out)
 	root.SetErr(io.err)
 	command, err := root.ExecuteContextC(ctx)
-	if err == nil {
-		return exitOK
-	}
-	var status *exitError
-	if !errors.As(err, &status) {
-		status = &exitError{code: exitFailed, err: err}
-	}
-	if status.err != nil {
-		fmt.Fprintf(io.err, "brokerctl: %v\n", status.err)
-	}
-	if status.code == exitUsage {
-		fmt.Fprintf(io.err, "Run '%s --help' for usage.\n", command.CommandPath())
-	}
-	return status.code
+	return cli.Status(command, err, io.err)
 }
-
-// exitError carries the exit status that an error leads to. A nil err means that
-// everything has been said already.
-type exitError struct {
-	code int
-	err  error
-}
-
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return fmt.Sprintf("exit status %d", e.code)
-	}
-	return e.err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.err }
-
-func usageError(err error) error  { return &exitError{code: exitUsage, err: err} }
-func configError(err error) error { return &exitError{code: exitConfig, err: err} }
 
 // arguments checks how many there are, as a usage error. what names them.
 func arguments(lowest, highest int, what string) cobra.PositionalArgs {
 	return func(command *cobra.Command, args []string) error {
 		switch {
 		case len(args) < lowest:
-			return usageError(fmt.Errorf("%s needs %s", command.CommandPath(), what))
+			return cli.Usage(fmt.Errorf("%s needs %s", command.CommandPath(), what))
 		case len(args) > highest && highest == 0 && command.HasSubCommands():
-			text := fmt.Sprintf("unknown command %q", args[0])
-			if near := command.SuggestionsFor(args[0]); len(near) > 0 {
-				text += fmt.Sprintf(", did you mean %q?", near[0])
-			}
-			return usageError(errors.New(text))
+			return cli.UnknownCommand(command, args[0])
 		case len(args) > highest:
-			return usageError(fmt.Errorf("%s: %q is one argument too many", command.CommandPath(), args[highest]))
+			return cli.Usage(fmt.Errorf("%s: %q is one argument too many", command.CommandPath(), args[highest]))
 		}
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/dataflow"
 )
 
@@ -65,7 +66,7 @@ func TestTableAligns(t *testing.T) {
 
 func TestHumanNumbers(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.00 KiB", 40 << 20: "40.0 MiB", 1 << 40: "1.00 TiB"} {
-		if got := humanBytes(n); got != want {
+		if got := cli.Bytes(n); got != want {
 			t.Errorf("%d bytes: %s", n, got)
 		}
 	}

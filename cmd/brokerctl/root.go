@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/node"
 	"github.com/brokerd/brokerd/node/control"
 )
@@ -55,7 +56,7 @@ func newRootCommand(io streams, signals <-chan os.Signal) *cobra.Command {
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if !slices.Contains([]string{outputText, outputJSON}, t.output) {
-				return usageError(fmt.Errorf("--output: %q is neither %s nor %s", t.output, outputText, outputJSON))
+				return cli.Usage(fmt.Errorf("--output: %q is neither %s nor %s", t.output, outputText, outputJSON))
 			}
 			return nil
 		},
@@ -63,11 +64,11 @@ func newRootCommand(io streams, signals <-chan os.Signal) *cobra.Command {
 			if err := command.Help(); err != nil {
 				return err
 			}
-			return &exitError{code: exitUsage, err: errors.New("a command is needed")}
+			return &cli.Exit{Code: cli.ExitUsage, Err: errors.New("a command is needed")}
 		},
 	}
 	root.SuggestionsMinimumDistance = 2
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.Usage(err) })
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.addr, "addr", "", "the broker's `HOST:PORT` (default $"+node.EnvAddr+", else "+control.DefaultAddr+")")
 	flags.StringVar(&t.tokenFile, "auth-token-file", "", "`FILE` that holds the broker's token (default $"+node.EnvAuthTokenFile+")")

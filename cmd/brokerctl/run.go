@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/dataflow"
 	"github.com/brokerd/brokerd/node"
 	"github.com/brokerd/brokerd/node/control"
@@ -74,16 +75,16 @@ func (t *tool) run(ctx context.Context, file string, o runOptions) error {
 	}
 	yaml, err := os.ReadFile(file)
 	if err != nil {
-		return configError(err)
+		return cli.Config(err)
 	}
 	for _, id := range o.skip {
 		if _, ok := flow.Node(id); !ok {
-			return usageError(fmt.Errorf("--skip: %s has no node %q", file, id))
+			return cli.Usage(fmt.Errorf("--skip: %s has no node %q", file, id))
 		}
 	}
 	r := &runner{tool: t, options: o, flow: flow, yaml: string(yaml), exits: make(chan *child, len(flow.Nodes))}
 	if r.commands, err = r.resolveCommands(); err != nil {
-		return configError(err)
+		return cli.Config(err)
 	}
 	names := sourcesFirst(flow)
 	if o.startBroker {
@@ -126,7 +127,7 @@ func (r *runner) run(ctx context.Context) error {
 	defer func() { r.client.Close() }()
 	token, err := r.tokenPath()
 	if err != nil {
-		return configError(err)
+		return cli.Config(err)
 	}
 	order := sourcesFirst(r.flow)
 	slices.Reverse(order)

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/node/control"
 	"github.com/brokerd/brokerd/wire"
 )
@@ -117,7 +118,7 @@ func (e *ending) ended(ctx context.Context, c *child, alive int) {
 	} else {
 		e.printer.event(eventFailed, c.name, 0, words)
 		if e.failure == nil {
-			e.failure = &exitError{code: exitFailed, err: fmt.Errorf("node %s %s", c.name, words)}
+			e.failure = &cli.Exit{Code: cli.ExitFailed, Err: fmt.Errorf("node %s %s", c.name, words)}
 		}
 		if e.stage == running && alive > 0 {
 			e.stop(ctx, "stopping the other nodes")
@@ -240,7 +241,7 @@ func (e *ending) abandon() error {
 			e.printer.event(eventFailed, c.name, c.cmd.Process.Pid, fmt.Sprintf("is still there (pid %d), although it was killed", c.cmd.Process.Pid))
 		}
 	}
-	return &exitError{code: exitFailed, err: errors.New("not every process could be ended")}
+	return &cli.Exit{Code: cli.ExitFailed, Err: errors.New("not every process could be ended")}
 }
 
 // search looks for a broker that was lost, and brings it the flow again.
@@ -261,7 +262,7 @@ func (r *runner) search(ctx context.Context, into chan<- found) {
 		}
 		select {
 		case <-ctx.Done():
-			into <- found{err: &exitError{code: exitUnreachable, err: fmt.Errorf("the broker did not come back within %s: %w", r.options.brokerTimeout, last)}}
+			into <- found{err: &cli.Exit{Code: exitUnreachable, Err: fmt.Errorf("the broker did not come back within %s: %w", r.options.brokerTimeout, last)}}
 			return
 		case <-ticker.C:
 		}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 )
 
 // brokerName is how a broker of our own is called beside its nodes.
@@ -35,7 +37,7 @@ type ownBroker struct {
 func (r *runner) startBroker(ctx context.Context) (*ownBroker, error) {
 	path, err := findBroker()
 	if err != nil {
-		return nil, &exitError{code: exitUnreachable, err: err}
+		return nil, &cli.Exit{Code: exitUnreachable, Err: err}
 	}
 	dir, err := os.MkdirTemp("", "brokerctl-")
 	if err != nil {
@@ -61,7 +63,7 @@ func (b *ownBroker) start(ctx context.Context, r *runner, path string) (addr str
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+b.socket.LocalAddr().String(), "WATCHDOG_USEC=")
 	token, err := r.tokenPath()
 	if err != nil {
-		return "", configError(err)
+		return "", cli.Config(err)
 	}
 	if token != "" {
 		cmd.Args = append(cmd.Args, "--auth-token-file", token)
@@ -75,7 +77,7 @@ func (b *ownBroker) start(ctx context.Context, r *runner, path string) (addr str
 	if addr, err = awaitReady(ctx, b.socket); err != nil {
 		b.stop(r.printer)
 		words, _ := b.child.result()
-		return "", &exitError{code: exitUnreachable, err: fmt.Errorf("%s did not get ready: %w (it %s)", path, err, words)}
+		return "", &cli.Exit{Code: exitUnreachable, Err: fmt.Errorf("%s did not get ready: %w (it %s)", path, err, words)}
 	}
 	r.printer.event(eventStarted, brokerName, cmd.Process.Pid, fmt.Sprintf("listens on %s (pid %d)", addr, cmd.Process.Pid))
 	// Read on, or the socket fills up and the broker waits for us.

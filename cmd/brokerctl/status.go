@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/node/control"
 	"github.com/brokerd/brokerd/wire"
 )
@@ -40,7 +41,7 @@ connection. With --watch, rates are those of the last interval.`,
 	command.Flags().DurationVar(&interval, "interval", time.Second, "time between two looks of --watch")
 	command.RunE = func(command *cobra.Command, args []string) error {
 		if interval < 100*time.Millisecond {
-			return usageError(fmt.Errorf("--interval: %s is less than 100ms", interval))
+			return cli.Usage(fmt.Errorf("--interval: %s is less than 100ms", interval))
 		}
 		only := ""
 		if len(args) == 1 {
@@ -190,7 +191,7 @@ func (l *statusLook) draw(lines []string) {
 	}
 	if len(lines) > height {
 		more := len(lines) - height + 1
-		lines = append(lines[:height-1:height-1], fmt.Sprintf("… %s (a taller window shows them)", plural(more, "more line")))
+		lines = append(lines[:height-1:height-1], fmt.Sprintf("… %s (a taller window shows them)", cli.Plural(more, "more line")))
 	}
 	var b strings.Builder
 	b.WriteString("\x1b[H")
@@ -212,9 +213,9 @@ func statusLines(s, before *wire.Status, colours bool) []string {
 	}
 	c := s.Counters
 	lines := []string{
-		fmt.Sprintf("%s  brokerd %s, up %s, %s", paint(colours, bold, s.Addr), s.Version, span(s.UptimeSeconds), plural(s.Connections, "connection")),
-		fmt.Sprintf("shared memory  %s of %s in %s (%d cached, %d retired)", humanBytes(s.Memory.UsedBytes), humanBytes(s.Memory.LimitBytes),
-			plural(s.Memory.Regions, "region"), s.Memory.CachedRegions, s.Memory.RetiredRegions),
+		fmt.Sprintf("%s  brokerd %s, up %s, %s", paint(colours, bold, s.Addr), s.Version, span(s.UptimeSeconds), cli.Plural(s.Connections, "connection")),
+		fmt.Sprintf("shared memory  %s of %s in %s (%d cached, %d retired)", cli.Bytes(s.Memory.UsedBytes), cli.Bytes(s.Memory.LimitBytes),
+			cli.Plural(s.Memory.Regions, "region"), s.Memory.CachedRegions, s.Memory.RetiredRegions),
 	}
 	trouble := fmt.Sprintf("%s dropped, %s protocol errors, %s refused", grouped(c.Drops), grouped(c.ProtocolErrors), grouped(c.RefusedConnections+c.AuthFailures))
 	if c.Drops+c.ProtocolErrors+c.RefusedConnections+c.AuthFailures > 0 {
@@ -247,7 +248,7 @@ func nodeTable(s *wire.Status) *table {
 		}
 		t.rows = append(t.rows, []cell{
 			name, inked(green, text("up")), path, number(span(n.ConnectedSeconds)), number(fmt.Sprint(n.Regions)),
-			number(humanBytes(n.RegionBytes)), number(humanBytes(n.HeldBytes)), text(n.Client),
+			number(cli.Bytes(n.RegionBytes)), number(cli.Bytes(n.HeldBytes)), text(n.Client),
 		})
 	}
 	return t
@@ -275,7 +276,7 @@ func edgeTable(s, before *wire.Status) *table {
 		if e.Dropped > 0 {
 			dropped = inked(yellow, dropped)
 		}
-		row = append(row, number(grouped(e.Delivered)), dropped, number(significant(e.LatencyP50MS)), number(significant(e.LatencyP99MS)), text(mostDropped(e.Drops)))
+		row = append(row, number(grouped(e.Delivered)), dropped, number(cli.Significant(e.LatencyP50MS)), number(cli.Significant(e.LatencyP99MS)), text(mostDropped(e.Drops)))
 		t.rows = append(t.rows, row)
 	}
 	return t
@@ -286,13 +287,13 @@ func rates(e, before *wire.EdgeStatus, seconds float64) []cell {
 		return []cell{number("-"), number("-"), number("-")}
 	}
 	drops := float64(e.Dropped-before.Dropped) / seconds
-	c := number(significant(drops))
+	c := number(cli.Significant(drops))
 	if drops > 0 {
 		c = inked(yellow, c)
 	}
 	return []cell{
-		number(significant(float64(e.Delivered-before.Delivered) / seconds)),
-		number(significant(float64(e.Bytes-before.Bytes) / seconds / 1e6)),
+		number(cli.Significant(float64(e.Delivered-before.Delivered) / seconds)),
+		number(cli.Significant(float64(e.Bytes-before.Bytes) / seconds / 1e6)),
 		c,
 	}
 }

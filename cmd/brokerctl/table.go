@@ -112,33 +112,6 @@ func writeJSONLine(w io.Writer, value any) error {
 	return encoder.Encode(value)
 }
 
-// humanBytes writes a size with three significant digits.
-func humanBytes(n uint64) string {
-	const units = "KMGTPE"
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n), -1
-	for value >= 1024 && unit < len(units)-1 {
-		value /= 1024
-		unit++
-	}
-	return significant(value) + fmt.Sprintf(" %ciB", units[unit])
-}
-
-// significant writes a number with three significant digits.
-func significant(value float64) string {
-	switch {
-	case value == 0:
-		return "0"
-	case value >= 100:
-		return strconv.FormatFloat(value, 'f', 0, 64)
-	case value >= 10:
-		return strconv.FormatFloat(value, 'f', 1, 64)
-	}
-	return strconv.FormatFloat(value, 'f', 2, 64)
-}
-
 // grouped writes a whole number in groups of three digits.
 func grouped(n uint64) string {
 	digits := strconv.FormatUint(n, 10)
@@ -167,11 +140,4 @@ func span(seconds float64) string {
 		return fmt.Sprintf("%dm%02ds", minutes, d%time.Minute/time.Second)
 	}
 	return fmt.Sprintf("%ds", d/time.Second)
-}
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -16,7 +16,8 @@
 //	tcp       one TCP connection from sender to receiver, nothing between: what
 //	          a user would write by hand
 //	relay     the same with a process between that reads and writes on, and does
-//	          nothing else: what a hop through any broker costs at least
+//	          nothing else: what a hop through any broker costs a small message
+//	          at least
 //
 // Beside them stands memcpy: the time of one warm copy of the payload, which is
 // the least that any path with a copy can take.

@@ -128,7 +128,7 @@ func (r *Report) Write(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "size\tpath\tp50 µs\tp90 µs\tp99 µs\tp50 / tcp\t(min–max)\tp50 / relay\t(min–max)\tmemcpy µs\tmessages/s\tMB/s\t")
 	for i := range r.Sizes {
-		r.Sizes[i].write(tw, r.Spec.Paths)
+		r.Sizes[i].write(tw, r.Spec.paths(r.Sizes[i].Bytes))
 	}
 	return tw.Flush()
 }

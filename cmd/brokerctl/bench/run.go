@@ -131,7 +131,9 @@ func (r *runner) measure(ctx context.Context) (*Report, error) {
 	if r.spec.Unpaced > 0 {
 		modes = 2
 	}
-	r.all = len(r.spec.Sizes) * r.spec.Rounds * len(r.spec.Paths) * modes
+	for _, size := range r.spec.Sizes {
+		r.all += r.spec.Rounds * len(r.spec.paths(size)) * modes
+	}
 	report := newReport(r.spec)
 	for _, size := range r.spec.Sizes {
 		row, err := r.size(ctx, size)
@@ -151,7 +153,8 @@ func (r *runner) size(ctx context.Context, size int) (*SizeResult, error) {
 		return nil, err
 	}
 	result.MemcpyP50NS = percentile(sorted(copies.TimesNS), 0.5)
-	for _, path := range r.spec.Paths {
+	paths := r.spec.paths(size)
+	for _, path := range paths {
 		result.Paths[path] = &PathResult{}
 		// The first messages pay for regions, mappings and buffers.
 		if _, err := r.run(ctx, order{Path: path, Size: size, Count: max(5, r.spec.count(size)/10), Pace: r.spec.pace(size)}); err != nil {
@@ -159,10 +162,10 @@ func (r *runner) size(ctx context.Context, size int) (*SizeResult, error) {
 		}
 	}
 	for round := range r.spec.Rounds {
-		for i := range r.spec.Paths {
+		for i := range paths {
 			// Whoever is second meets the caches that the first has left: turn
 			// the order round every time.
-			path := r.spec.Paths[(i+round)%len(r.spec.Paths)]
+			path := paths[(i+round)%len(paths)]
 			if err := r.turn(ctx, size, path, result.Paths[path]); err != nil {
 				return nil, fmt.Errorf("%s, %d bytes: %w", path, size, err)
 			}

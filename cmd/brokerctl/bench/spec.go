@@ -87,6 +87,16 @@ func (s Spec) pace(size int) time.Duration {
 	return max(s.Interval, time.Duration(float64(size)/bytesPerSecond*float64(time.Second)))
 }
 
+// paths are those that are measured at a size. A relay that passes on what it has
+// read is the limit for messages that it reads in one piece; beyond, its pieces
+// measure TCP's windows and nothing of use.
+func (s Spec) paths(size int) []string {
+	if size < largeFrom {
+		return s.Paths
+	}
+	return slices.DeleteFunc(slices.Clone(s.Paths), func(path string) bool { return path == PathRelay })
+}
+
 // count is how many paced messages of a size are worth their time.
 func (s Spec) count(size int) int {
 	const most = 2 * time.Second // a round
