@@ -8,30 +8,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/dataflow"
 )
 
-// checkedFile is what `check -o json` says of one file.
+// checkedFile is one file and what has to be said of it.
 type checkedFile struct {
-	File     string           `json:"file"`
-	OK       bool             `json:"ok"`
-	Name     string           `json:"name,omitempty"`
-	Nodes    int              `json:"nodes"`
-	Edges    int              `json:"edges"`
-	Errors   []checkedProblem `json:"errors"`
-	Warnings []checkedProblem `json:"warnings"`
-
+	cli.File
 	errorText    string
 	warningTexts []string
-}
-
-type checkedProblem struct {
-	File       string `json:"file"`
-	Line       int    `json:"line,omitempty"`
-	Col        int    `json:"col,omitempty"`
-	Message    string `json:"message"`
-	Excerpt    string `json:"excerpt,omitempty"`
-	Suggestion string `json:"suggestion,omitempty"`
 }
 
 func newCheckCommand() *cobra.Command {
@@ -46,7 +31,7 @@ with them, each with its place. It starts nothing. Exit status 78 if any is wron
   brokerd check -o json camera.yml | jq '.files[].errors'`,
 		Args: func(command *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError(errors.New("check needs at least one dataflow file"))
+				return cli.Usage(errors.New("check needs at least one dataflow file"))
 			}
 			return nil
 		},
@@ -70,14 +55,7 @@ func check(w io.Writer, files []string, strict bool, format string) error {
 	if err := writeChecked(w, checked, format, wrong == 0); err != nil {
 		return err
 	}
-	if wrong == 0 {
-		return nil
-	}
-	failed := &exitError{code: exitConfig}
-	if format == outputText {
-		failed.err = fmt.Errorf("%d of %d files wrong", wrong, len(files))
-	}
-	return failed
+	return cli.FilesWrong(wrong, len(files), format == outputJSON)
 }
 
 // checkFiles loads each file as serving would load them all: a name that two
@@ -86,37 +64,25 @@ func checkFiles(files []string, strict bool) []checkedFile {
 	checked := make([]checkedFile, 0, len(files))
 	fileOf := map[string]string{}
 	for _, file := range files {
-		result := checkedFile{File: file, Errors: []checkedProblem{}, Warnings: []checkedProblem{}}
 		flows, warnings, err := loadFlows([]string{file}, strict)
-		for _, warning := range warnings {
-			result.Warnings = append(result.Warnings, asChecked(dataflow.Problem(warning)))
-			result.warningTexts = append(result.warningTexts, warning.String())
-		}
+		var flow *dataflow.Flow
 		if err == nil {
-			flow := flows[0]
-			result.Name, result.Nodes, result.Edges = flow.Name, len(flow.Nodes), len(flow.Edges())
+			flow = flows[0]
 			if other, twice := fileOf[flow.Name]; twice {
 				err = sameName(file, flow.Name, other)
 			}
 			fileOf[flow.Name] = file
 		}
+		result := checkedFile{File: cli.CheckedFile(file, flow, warnings, err)}
+		for _, warning := range warnings {
+			result.warningTexts = append(result.warningTexts, warning.String())
+		}
 		if err != nil {
-			for _, problem := range problemsOf(err) {
-				if problem.File == "" {
-					problem.File = file
-				}
-				result.Errors = append(result.Errors, asChecked(problem))
-			}
 			result.errorText = err.Error()
 		}
-		result.OK = err == nil
 		checked = append(checked, result)
 	}
 	return checked
-}
-
-func asChecked(p dataflow.Problem) checkedProblem {
-	return checkedProblem{File: p.File, Line: p.Line, Col: p.Col, Message: p.Message, Excerpt: p.Excerpt, Suggestion: p.Suggestion}
 }
 
 func writeChecked(w io.Writer, files []checkedFile, format string, ok bool) error {
@@ -124,10 +90,11 @@ func writeChecked(w io.Writer, files []checkedFile, format string, ok bool) erro
 		encoder := json.NewEncoder(w)
 		encoder.SetIndent("", "  ")
 		encoder.SetEscapeHTML(false)
-		return encoder.Encode(struct {
-			OK    bool          `json:"ok"`
-			Files []checkedFile `json:"files"`
-		}{ok, files})
+		said := cli.Checked{OK: ok, Files: []cli.File{}}
+		for _, file := range files {
+			said.Files = append(said.Files, file.File)
+		}
+		return encoder.Encode(said)
 	}
 	for _, file := range files {
 		for _, text := range file.warningTexts {
@@ -137,18 +104,11 @@ func writeChecked(w io.Writer, files []checkedFile, format string, ok bool) erro
 		}
 		line := file.errorText
 		if file.OK {
-			line = fmt.Sprintf("%s: ok (dataflow %q, %s, %s)", file.File, file.Name, plural(file.Nodes, "node"), plural(file.Edges, "edge"))
+			line = file.String()
 		}
 		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 )
 
 func TestExitStatusAndText(t *testing.T) {
@@ -76,22 +78,22 @@ func TestHelpNamesEverySetting(t *testing.T) {
 func TestCheckGolden(t *testing.T) {
 	files := []string{"testdata/check/good.yml", "testdata/check/wrong.yml", "testdata/check/odd.yml"}
 	code, text, _ := command(append([]string{"check"}, files...)...)
-	if code != exitConfig {
+	if code != cli.ExitConfig {
 		t.Errorf("exit status %d", code)
 	}
 	golden(t, "check/text.golden", text)
 	code, text, stderr := command(append([]string{"check", "-o", "json"}, files...)...)
-	if code != exitConfig || stderr != "" {
+	if code != cli.ExitConfig || stderr != "" {
 		t.Errorf("exit status %d, stderr %q", code, stderr)
 	}
 	golden(t, "check/json.golden", text)
 }
 
 func TestCheckStrict(t *testing.T) {
-	if code, out, _ := command("check", "testdata/check/odd.yml"); code != exitOK || !strings.Contains(out, "warning") {
+	if code, out, _ := command("check", "testdata/check/odd.yml"); code != cli.ExitOK || !strings.Contains(out, "warning") {
 		t.Errorf("exit status %d: %s", code, out)
 	}
-	if code, out, _ := command("check", "--strict", "testdata/check/odd.yml"); code != exitConfig {
+	if code, out, _ := command("check", "--strict", "testdata/check/odd.yml"); code != cli.ExitConfig {
 		t.Errorf("exit status %d with --strict: %s", code, out)
 	}
 }
@@ -112,7 +114,7 @@ func TestCheckFindsNamesUsedTwice(t *testing.T) {
 		files = append(files, file)
 	}
 	code, out, _ := command("check", files[0], files[1])
-	if code != exitConfig || !strings.Contains(out, files[1]+": dataflow ") || !strings.Contains(out, "is already in "+files[0]) {
+	if code != cli.ExitConfig || !strings.Contains(out, files[1]+": dataflow ") || !strings.Contains(out, "is already in "+files[0]) {
 		t.Errorf("exit status %d: %s", code, out)
 	}
 }
@@ -125,7 +127,7 @@ func TestConfigOutputIsAConfiguration(t *testing.T) {
 	_, first, stderr := command(args...)
 	writeFile(t, file, first)
 	code, second, stderr2 := command("config", "--config", file)
-	if code != exitOK {
+	if code != cli.ExitOK {
 		t.Fatalf("%s%s%s", stderr, stderr2, first)
 	}
 	if values(first) != values(second) {

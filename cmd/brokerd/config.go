@@ -11,6 +11,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 )
 
 // Forms of output of the commands that print something.
@@ -50,7 +52,7 @@ comes of them. The output is a configuration file itself.`,
 			return err
 		}
 		if _, err := config.brokerConfig(); err != nil {
-			return configError(err)
+			return cli.Config(err)
 		}
 		for _, warning := range config.warnings {
 			fmt.Fprintf(command.ErrOrStderr(), "brokerd: warning: %s\n", warning)

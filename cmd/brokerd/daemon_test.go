@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/node"
 	"github.com/brokerd/brokerd/node/control"
 	"github.com/brokerd/brokerd/wire"
@@ -73,7 +74,7 @@ func TestServeAndStop(t *testing.T) {
 		t.Error("nothing in /dev/shm while it serves: the test looks for the wrong names")
 	}
 	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != exitOK {
+	if code := p.exit(); code != cli.ExitOK {
 		t.Errorf("exit status %d", code)
 	}
 	if left := leftInShm(t); len(left) > 0 {
@@ -120,7 +121,7 @@ func TestLogLevelAndConsole(t *testing.T) {
 		}
 	}
 	p.signal(syscall.SIGINT)
-	if code := p.exit(); code != exitOK {
+	if code := p.exit(); code != cli.ExitOK {
 		t.Errorf("exit status %d", code)
 	}
 }
@@ -132,7 +133,7 @@ func TestAddressInUse(t *testing.T) {
 	}
 	defer listener.Close()
 	p := start(t, nil, "serve", "--listen", listener.Addr().String())
-	if code := p.exit(); code != exitFailed {
+	if code := p.exit(); code != cli.ExitFailed {
 		t.Errorf("exit status %d", code)
 	}
 	text := strings.Join(p.log(), "\n")
@@ -146,7 +147,7 @@ func TestAddressInUse(t *testing.T) {
 
 func TestWrongDataflowStartsNothing(t *testing.T) {
 	p := start(t, nil, "--listen", "127.0.0.1:0", "--dataflow", "testdata/check/wrong.yml", "--dataflow", "testdata/check/good.yml")
-	if code := p.exit(); code != exitConfig {
+	if code := p.exit(); code != cli.ExitConfig {
 		t.Errorf("exit status %d", code)
 	}
 	text := strings.Join(p.log(), "\n")
@@ -176,7 +177,7 @@ func TestToken(t *testing.T) {
 		}
 	}
 	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != exitOK {
+	if code := p.exit(); code != cli.ExitOK {
 		t.Errorf("exit status %d", code)
 	}
 	if text := strings.Join(p.log(), "\n"); strings.Contains(text, "sesam") {
@@ -236,7 +237,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("edges after the last reload: %q", edges)
 	}
 	p.signal(syscall.SIGTERM)
-	if code := p.exit(); code != exitOK {
+	if code := p.exit(); code != cli.ExitOK {
 		t.Errorf("exit status %d", code)
 	}
 }
@@ -265,7 +266,7 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	p.repeat(syscall.SIGTERM)
 	p.logged(seen, "second signal, exiting at once")
-	if code := p.exit(); code != exitFailed {
+	if code := p.exit(); code != cli.ExitFailed {
 		t.Errorf("exit status %d", code)
 	}
 	// What it left behind goes with the next start.
@@ -294,7 +295,7 @@ func TestDrainEndsWhenNodesLeave(t *testing.T) {
 		t.Errorf("event %v, %v", event, err)
 	}
 	n.Close()
-	if code := p.exit(); code != exitOK {
+	if code := p.exit(); code != cli.ExitOK {
 		t.Errorf("exit status %d", code)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/examples/demo"
 	"github.com/brokerd/brokerd/wire"
 )
@@ -49,10 +50,10 @@ func newDemoCommand() *cobra.Command {
 		Args:    noArguments,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if o.For < 0 {
-				return usageError(fmt.Errorf("--for %s: it must not be negative", o.For))
+				return cli.Usage(fmt.Errorf("--for %s: it must not be negative", o.For))
 			}
 			if o.Addr != "" && logFile != "" {
-				return usageError(errors.New("--log-file: the log of the broker at --addr is its own"))
+				return cli.Usage(errors.New("--log-file: the log of the broker at --addr is its own"))
 			}
 			return runDemo(command, o, logFile)
 		},
@@ -75,7 +76,7 @@ func newDemoNodeCommand() *cobra.Command {
 		ValidArgs: demo.Nodes(),
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usageError(fmt.Errorf("one node is needed: %s", strings.Join(demo.Nodes(), ", ")))
+				return cli.Usage(fmt.Errorf("one node is needed: %s", strings.Join(demo.Nodes(), ", ")))
 			}
 			return nil
 		},

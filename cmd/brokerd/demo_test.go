@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/dataflow"
 	"github.com/brokerd/brokerd/examples/demo"
 	"github.com/brokerd/brokerd/node/control"
@@ -179,7 +180,7 @@ func wantText(t *testing.T, text string, wanted ...string) {
 func testDemoEndsByItself(t *testing.T, program string) {
 	d := startDemo(t, program, "--for", "3s")
 	status, text := d.end()
-	if status != exitOK {
+	if status != cli.ExitOK {
 		t.Errorf("exit status %d", status)
 	}
 	wantText(t, text, "ok      every result verified", "ok      no message lost", "ok      every drop logged", "ok      shared memory")
@@ -196,7 +197,7 @@ func testDemoInterrupted(t *testing.T, program string) {
 		t.Fatal(err)
 	}
 	status, text := d.end()
-	if status != exitOK || strings.Contains(text, "FAILED") {
+	if status != cli.ExitOK || strings.Contains(text, "FAILED") {
 		t.Errorf("exit status %d\n%s", status, text)
 	}
 	noProcesses(t, program)
@@ -211,7 +212,7 @@ func testDemoInterruptedTwice(t *testing.T, program string) {
 		}
 	}
 	// It may have ended in good order before the second one.
-	if status, text := d.end(); status != exitOK && !strings.Contains(text, demo.ErrHurried.Error()) {
+	if status, text := d.end(); status != cli.ExitOK && !strings.Contains(text, demo.ErrHurried.Error()) {
 		t.Errorf("exit status %d\n%s", status, text)
 	}
 	noProcesses(t, program)
@@ -233,7 +234,7 @@ func testDemoWhoseNodeIsKilled(t *testing.T, program string) {
 		t.Fatal("there is no motion")
 	}
 	status, text := d.end()
-	if status != exitFailed {
+	if status != cli.ExitFailed {
 		t.Errorf("exit status %d", status)
 	}
 	wantText(t, text, "node motion ended: signal: killed", "FAILED  every node ended in good order: not so: motion", "ok      every drop logged")
@@ -282,7 +283,7 @@ func testDemoWithARunningBroker(t *testing.T, program string) {
 	}()
 	d := startDemo(t, program, "--addr", b.Addr(), "--for", "3s")
 	status, text := d.end()
-	if status != exitOK || strings.Contains(text, "FAILED") {
+	if status != cli.ExitOK || strings.Contains(text, "FAILED") {
 		t.Errorf("exit status %d\n%s", status, text)
 	}
 	noProcesses(t, program)
@@ -303,7 +304,7 @@ func testDemoWithARunningBroker(t *testing.T, program string) {
 func testDemoWithoutABroker(t *testing.T, program string) {
 	out, err := exec.Command(program, "demo", "--addr", "127.0.0.1:1").CombinedOutput()
 	var exit *exec.ExitError
-	if ok := asExitError(err, &exit); !ok || exit.ExitCode() != exitFailed {
+	if ok := asExitError(err, &exit); !ok || exit.ExitCode() != cli.ExitFailed {
 		t.Errorf("%v", err)
 	}
 	wantText(t, string(out), "unreachable", "127.0.0.1:1")
@@ -322,7 +323,7 @@ func TestDemoUsage(t *testing.T) {
 		{"demo", "extra"},
 		{"demo", "node"},
 	} {
-		if status := run(t.Context(), args, io.Discard, io.Discard); status != exitUsage {
+		if status := run(t.Context(), args, io.Discard, io.Discard); status != cli.ExitUsage {
 			t.Errorf("%v: exit status %d", args, status)
 		}
 	}

@@ -43,28 +43,3 @@ func sameName(file, name, other string) error {
 		Suggestion: "give one of the files a name of its own with `name: ...`",
 	}}}
 }
-
-// problemsOf lists what an error of loadFlows consists of, each with its place
-// as far as there is one.
-func problemsOf(err error) []dataflow.Problem {
-	if err == nil {
-		return nil
-	}
-	if several, ok := err.(interface{ Unwrap() []error }); ok {
-		var problems []dataflow.Problem
-		for _, one := range several.Unwrap() {
-			problems = append(problems, problemsOf(one)...)
-		}
-		return problems
-	}
-	var listed *dataflow.Errors
-	if errors.As(err, &listed) {
-		problems := listed.List
-		if listed.More > 0 {
-			problems = append(problems[:len(problems):len(problems)],
-				dataflow.Problem{File: problems[0].File, Message: fmt.Sprintf("and %d more", listed.More)})
-		}
-		return problems
-	}
-	return []dataflow.Problem{{Message: err.Error()}}
-}

@@ -9,20 +9,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
-)
 
-// Exit statuses. 78 is EX_CONFIG of sysexits.h, which systemd and others know.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
-	exitConfig = 78
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 )
 
 func main() {
@@ -36,40 +29,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	command, err := root.ExecuteContextC(ctx)
-	if err == nil {
-		return exitOK
-	}
-	var status *exitError
-	if !errors.As(err, &status) {
-		status = &exitError{code: exitFailed, err: err}
-	}
-	if status.err != nil {
-		fmt.Fprintf(stderr, "brokerd: %v\n", status.err)
-	}
-	if status.code == exitUsage {
-		fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", command.CommandPath())
-	}
-	return status.code
+	return cli.Status(command, err, stderr)
 }
-
-// exitError carries the exit status that an error leads to. A nil err means that
-// everything has been said already.
-type exitError struct {
-	code int
-	err  error
-}
-
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return fmt.Sprintf("exit status %d", e.code)
-	}
-	return e.err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.err }
-
-func usageError(err error) error  { return &exitError{code: exitUsage, err: err} }
-func configError(err error) error { return &exitError{code: exitConfig, err: err} }
 
 // noArguments refuses arguments, and takes the first one for a mistyped
 // subcommand where there are any.
@@ -78,11 +39,7 @@ func noArguments(command *cobra.Command, args []string) error {
 		return nil
 	}
 	if !command.HasSubCommands() {
-		return usageError(fmt.Errorf("%s takes no arguments, got %q", command.CommandPath(), args[0]))
+		return cli.Usage(fmt.Errorf("%s takes no arguments, got %q", command.CommandPath(), args[0]))
 	}
-	text := fmt.Sprintf("unknown command %q", args[0])
-	if near := command.SuggestionsFor(args[0]); len(near) > 0 {
-		text += fmt.Sprintf(", did you mean %q?", near[0])
-	}
-	return usageError(errors.New(text))
+	return cli.UnknownCommand(command, args[0])
 }

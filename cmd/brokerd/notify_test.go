@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/node/control"
 )
 
@@ -104,7 +105,7 @@ func TestNotify(t *testing.T) {
 	if stopping := m.told("STOPPING=1"); stopping["EXTEND_TIMEOUT_USEC"] != "15000000" {
 		t.Errorf("no time asked for: %v", stopping)
 	}
-	if code := p.exit(); code != exitOK {
+	if code := p.exit(); code != cli.ExitOK {
 		t.Errorf("exit status %d", code)
 	}
 }

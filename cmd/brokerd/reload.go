@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/dataflow"
 )
 
@@ -20,7 +21,7 @@ func (s *service) reload() {
 	flows, warnings, err := loadFlows(s.config.Dataflows, s.config.Strict)
 	logWarnings(s.log, warnings)
 	if err != nil {
-		problems := problemsOf(err)
+		problems := cli.Problems(err)
 		for _, problem := range problems {
 			s.log.Error("dataflow file is wrong", problemFields(problem)...)
 		}

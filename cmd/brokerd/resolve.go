@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 )
 
 // effective is the configuration that is in force, and where each part of it
@@ -122,7 +124,7 @@ func resolve(flags *flagLayer, environ []string) (*effective, error) {
 		}
 	}
 	if len(wrong) > 0 {
-		return nil, configError(errors.Join(wrong...))
+		return nil, cli.Config(errors.Join(wrong...))
 	}
 	return result, nil
 }

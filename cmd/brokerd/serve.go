@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/brokerd/brokerd/broker"
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 )
 
 const (
@@ -49,15 +50,15 @@ func serve(command *cobra.Command, flags *flagLayer) error {
 	}
 	brokerConfig, err := config.brokerConfig()
 	if err != nil {
-		return configError(err)
+		return cli.Config(err)
 	}
 	log, err := newLogger(&config.settings, os.Stderr)
 	if err != nil {
-		return configError(err)
+		return cli.Config(err)
 	}
 	flows, warnings, err := loadFlows(config.Dataflows, config.Strict)
 	if err != nil {
-		return configError(err)
+		return cli.Config(err)
 	}
 	for _, warning := range config.warnings {
 		log.Warn("odd configuration", zap.String("warning", warning))
@@ -76,7 +77,7 @@ func serve(command *cobra.Command, flags *flagLayer) error {
 	brokerConfig.Flows = flows
 	brokerConfig.Watchdog = s.notifier.alive
 	if s.broker, err = broker.New(brokerConfig); err != nil {
-		return configError(err)
+		return cli.Config(err)
 	}
 	return s.run(command.Context())
 }
@@ -124,7 +125,7 @@ func startError(err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
 		err = fmt.Errorf("%w (is another brokerd running? `brokerctl status` asks it)", err)
 	}
-	return &exitError{code: exitFailed, err: err}
+	return &cli.Exit{Code: cli.ExitFailed, Err: err}
 }
 
 // untilStopped is the service's main loop.
@@ -148,7 +149,7 @@ func (s *service) untilStopped(stop context.CancelFunc) error {
 			if err == nil {
 				err = errors.New("the broker ended unasked")
 			}
-			return &exitError{code: exitFailed, err: err}
+			return &cli.Exit{Code: cli.ExitFailed, Err: err}
 		case <-ticker.C:
 			s.tellStatus()
 		}
@@ -166,10 +167,10 @@ func (s *service) untilEnded() error {
 				continue
 			}
 			s.log.Warn("second signal, exiting at once", zap.String("signal", received.String()))
-			return &exitError{code: exitFailed}
+			return &cli.Exit{Code: cli.ExitFailed}
 		case err := <-s.ended:
 			if err != nil {
-				return &exitError{code: exitFailed, err: err}
+				return &cli.Exit{Code: cli.ExitFailed, Err: err}
 			}
 			s.log.Info("stopped")
 			return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -16,30 +17,10 @@ func statusLine(s *wire.Status) string {
 		}
 	}
 	line := fmt.Sprintf("%s: %d of %s connected, %s, shared memory %s of %s, %s",
-		s.Addr, connected, plural(len(s.Nodes), "node"), plural(len(s.Edges), "edge"),
-		humanBytes(s.Memory.UsedBytes), humanBytes(s.Memory.LimitBytes), plural(int(s.Counters.Drops), "drop"))
+		s.Addr, connected, cli.Plural(len(s.Nodes), "node"), cli.Plural(len(s.Edges), "edge"),
+		cli.Bytes(s.Memory.UsedBytes), cli.Bytes(s.Memory.LimitBytes), cli.Plural(int(s.Counters.Drops), "drop"))
 	if s.Counters.ProtocolErrors > 0 {
-		line += fmt.Sprintf(", %s", plural(int(s.Counters.ProtocolErrors), "protocol error"))
+		line += fmt.Sprintf(", %s", cli.Plural(int(s.Counters.ProtocolErrors), "protocol error"))
 	}
 	return line
-}
-
-// humanBytes writes a size for people, with three significant digits.
-func humanBytes(n uint64) string {
-	const units = "KMGTPE"
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n), -1
-	for value >= 1024 && unit < len(units)-1 {
-		value /= 1024
-		unit++
-	}
-	digits := 2
-	if value >= 100 {
-		digits = 0
-	} else if value >= 10 {
-		digits = 1
-	}
-	return fmt.Sprintf("%.*f %ciB", digits, value, units[unit])
 }

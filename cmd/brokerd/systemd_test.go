@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/brokerd/brokerd/cmd/internal/cli"
 )
 
 // tool finds a program that not every machine has.
@@ -63,7 +65,7 @@ func TestUnitMatchesProgram(t *testing.T) {
 }
 
 func TestShippedConfigurationIsValid(t *testing.T) {
-	if code, _, stderr := command("config", "--config", "systemd/brokerd.yaml"); code != exitOK {
+	if code, _, stderr := command("config", "--config", "systemd/brokerd.yaml"); code != cli.ExitOK {
 		t.Errorf("exit status %d: %s", code, stderr)
 	}
 	// With every line of it that is commented out: except the token file, which
@@ -85,7 +87,7 @@ func TestShippedConfigurationIsValid(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "brokerd.yaml")
 	writeFile(t, file, strings.Join(lines, ""))
-	if code, _, stderr := command("config", "--config", file); code != exitOK {
+	if code, _, stderr := command("config", "--config", file); code != cli.ExitOK {
 		t.Errorf("exit status %d: %s", code, stderr)
 	}
 }
