@@ -284,12 +284,14 @@ func (o *Output) tellClosed() {
 func (o *Output) bind(s *session, index wire.OutputIndex, open bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.session != s || o.index != index || open && !o.open {
-		// A new session, another position, or one that comes back from closed: the
-		// broker counts anew too. Nothing may go out before the first Flow: its
-		// epoch says which receivers with policy block the message is for.
-		o.session, o.index, o.epoch, o.count, o.window = s, index, 0, 0, 0
-		o.told = false
+	if o.session != s || o.index != index {
+		o.session, o.index, o.count, o.open = s, index, 0, false
+	}
+	if open && !o.open {
+		// Nothing may go out before the first Flow, nor, when a reload has brought
+		// the output back, before the next one: its epoch says which receivers
+		// with policy block the message is for. The count goes on.
+		o.epoch, o.window, o.told = 0, 0, false
 		o.receivers.Store(0)
 		o.waits.Store(false)
 	}
