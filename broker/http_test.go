@@ -147,6 +147,10 @@ func TestLimitsAreDocumented(t *testing.T) {
 			t.Errorf("not there: %s", row)
 		}
 	}
+	fixed := fmt.Sprintf("has %.0f s to read what is\nleft for it; one event loop reads all sockets, at most %d KiB", cfg.LingerTimeout.Seconds(), cfg.ReadBytes>>10)
+	if cfg.EventLoops != 1 || !strings.Contains(string(page), fixed) {
+		t.Errorf("not there: %s", fixed)
+	}
 	for name, bytes := range map[string]int{
 		"frame before Ready":            wire.HandshakeFrameBytesMax,
 		"frame of a control connection": wire.ControlFrameBytesMax,
