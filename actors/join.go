@@ -236,7 +236,10 @@ func (c *core) detachEdge(now time.Time, s *session, e *edge, reason wire.DropRe
 // dropUnconsumed counts what was sent to the node but never reached its user,
 // as far as the node has told.
 func (c *core) dropUnconsumed(now time.Time, s *session, reason wire.DropReason) (lost uint64) {
-	s.inHand = nil
+	if s.inHand != nil { // its user was waiting for it and has it
+		s.inHand = nil
+		s.unconsumed.pop()
+	}
 	for s.unconsumed.len() > 0 {
 		d := s.unconsumed.pop()
 		if d.rejected {
