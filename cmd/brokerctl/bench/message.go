@@ -2,6 +2,7 @@ package bench
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,7 +30,7 @@ func isLast(p []byte) bool     { return binary.LittleEndian.Uint64(p[offsetLast:
 func sentAt(p []byte) int64    { return int64(binary.LittleEndian.Uint64(p[offsetTime:])) }
 
 // touched keeps the compiler from leaving out the reads of touch.
-var touched byte
+var touched atomic.Uint32
 
 // touch reads one byte of every page, as a receiver that uses the data would at
 // least.
@@ -38,7 +39,7 @@ func touch(p []byte) {
 	for i := 0; i < len(p); i += 4096 {
 		sum += p[i]
 	}
-	touched += sum + p[len(p)-1]
+	touched.Add(uint32(sum + p[len(p)-1]))
 }
 
 // order is what the parent tells a child to do.
