@@ -40,7 +40,9 @@ type core struct {
 	statusFor []statusRequest // waiting for the pool's sums
 	counters  wire.Counters
 	started   time.Time
-	idle      int // ticks without a message
+	idle      bool      // no message since the last tick
+	active    time.Time // the last tick with a message before it
+	rotated   time.Time // when the latencies were
 	draining  bool
 
 	scratch struct { // reused by the hot paths
@@ -88,7 +90,7 @@ func (c *core) connEvent(now time.Time, ev *ConnEvent) {
 // batch applies what one read of a socket brought. A message that breaks the
 // rules ends the connection and the batch.
 func (c *core) batch(now time.Time, s *session, b *Batch) {
-	c.idle = 0
+	c.idle = false
 	for i := range b.messages {
 		if s.state == sessionLeft {
 			return
@@ -252,17 +254,26 @@ func (c *core) writeDrop(rec wire.DropRecord) bool {
 // tickInterval is how often the core looks at deadlines.
 const tickInterval = 100 * time.Millisecond
 
-// idleTicks without any message: the stock of buffers is given back.
-const idleTicks = 100
+const (
+	// idleAfter so long without any message the stock of buffers is given back.
+	idleAfter = 10 * time.Second
+	// rotateInterval is half of the time that latency percentiles speak of.
+	rotateInterval = 5 * time.Second
+)
 
-// tick looks at what changes with time alone, every tickInterval.
-func (c *core) tick(now time.Time, n uint64) {
+// tick looks at what changes with time alone, every tickInterval while there is
+// anything to look at.
+func (c *core) tick(now time.Time) {
 	c.checkHolds(now)
 	c.checkOrphans(now)
-	if c.idle++; c.idle == idleTicks {
+	if c.idle && now.Sub(c.active) >= idleAfter {
 		c.stock.trim()
 	}
-	if n%50 == 0 {
+	if !c.idle {
+		c.idle, c.active = true, now
+	}
+	if now.Sub(c.rotated) >= rotateInterval {
+		c.rotated = now
 		for _, f := range c.flows {
 			for _, nd := range f.nodes {
 				for _, e := range nd.inputs {
@@ -272,6 +283,9 @@ func (c *core) tick(now time.Time, n uint64) {
 		}
 	}
 }
+
+// busy reports whether there is anything that ticks have to look at soon.
+func (c *core) busy() bool { return c.holds.n > 0 || len(c.drops.pending) > 0 }
 
 // leftReason puts the end of a connection in words.
 func leftReason(s *session, err error) string {

@@ -84,8 +84,10 @@ type Router struct {
 
 	// owned by Run
 	core     *core
-	armed    time.Time // what the precise timer is set to
-	ticks    uint64
+	armed    time.Time       // what the precise timer is set to
+	watched  time.Time       // when the watchdog was last called
+	slow     bool            // ticks come every idleInterval
+	restful  int             // ticks in a row without anything to look at
 	draining chan<- struct{} // closed when nothing is left to drain; nil: not draining
 }
 
@@ -133,6 +135,9 @@ func (r *Router) Run() {
 		r.arm(precise)
 		requests, request := r.nextPoolRequest()
 		parses, parse := r.nextParse()
+		if r.slow && (r.core.busy() || r.draining != nil) {
+			r.pace(tick, false)
+		}
 		select {
 		case ev := <-r.conns:
 			r.onConns(ev)
@@ -141,7 +146,7 @@ func (r *Router) Run() {
 		case requests <- request:
 			r.core.poolOut = r.core.poolOut[1:]
 		case now := <-tick.C:
-			r.onTick(now)
+			r.onTick(now, tick)
 		case now := <-precise.C:
 			r.core.tickTimers(now)
 			r.core.checkOrphans(now)
@@ -196,16 +201,41 @@ func (r *Router) onPool(rep *poolReply) {
 	r.core.flush(now)
 }
 
-func (r *Router) onTick(now time.Time) {
-	r.ticks++
-	r.core.tick(now, r.ticks)
+func (r *Router) onTick(now time.Time, tick *time.Ticker) {
+	r.core.tick(now)
 	r.core.flush(now)
-	if r.watchdog != nil && r.ticks%10 == 0 {
+	// A margin, or a tick that comes a little early would make it two seconds.
+	if r.watchdog != nil && now.Sub(r.watched) >= watchdogInterval-tickInterval/2 {
+		r.watched = now
 		r.watchdog()
+	}
+	if r.restful++; r.core.busy() || r.draining != nil {
+		r.restful = 0
+	}
+	if !r.slow && r.restful == restfulTicks {
+		r.pace(tick, true)
 	}
 	if r.draining != nil && r.core.drained() {
 		close(r.draining)
 		r.draining = nil
+	}
+}
+
+const (
+	// idleInterval is the time between ticks while there is nothing to look at:
+	// a broker that waits should cost nothing.
+	idleInterval     = time.Second
+	restfulTicks     = 20 // of tickInterval, before they come every idleInterval
+	watchdogInterval = time.Second
+)
+
+// pace sets how often ticks come.
+func (r *Router) pace(tick *time.Ticker, slow bool) {
+	r.slow, r.restful = slow, 0
+	if slow {
+		tick.Reset(idleInterval)
+	} else {
+		tick.Reset(tickInterval)
 	}
 }
 

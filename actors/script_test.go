@@ -365,7 +365,7 @@ var handlers = map[string]func(w *world, a args, body string){
 		for end := w.now.Add(d); w.now.Before(end); {
 			w.now = w.now.Add(min(tickInterval, end.Sub(w.now)))
 			w.core.tickTimers(w.now)
-			w.core.tick(w.now, uint64(w.now.UnixMilli()/100))
+			w.core.tick(w.now)
 			w.core.flush(w.now)
 		}
 	},

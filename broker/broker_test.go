@@ -433,9 +433,21 @@ func TestWithoutSharedMemory(t *testing.T) {
 	}
 }
 
+// Names that no shared memory object can have are found before anything starts.
+func TestBadPrefix(t *testing.T) {
+	for _, prefix := range []string{"", "a.b", "not/a/name", "with-dash"} {
+		cfg := Defaults()
+		cfg.ShmPrefix = prefix
+		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "shm_prefix") {
+			t.Errorf("prefix %q: %v", prefix, err)
+		}
+	}
+}
+
 // Where shared memory cannot be used the broker warns, and works.
 func TestUnusableSharedMemory(t *testing.T) {
-	tb := startBroker(t, func(cfg *Config) { cfg.ShmPrefix = "not/a/name" })
+	// A group that the kernel cannot give files to.
+	tb := startBroker(t, func(cfg *Config) { cfg.ShmMode, cfg.ShmGID = 0o660, -7 })
 	if tb.logs.FilterMessageSnippet("no shared memory").Len() != 1 {
 		t.Error("no warning")
 	}

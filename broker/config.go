@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/brokerd/brokerd/dataflow"
+	"github.com/brokerd/brokerd/shmpool/alloc"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -218,6 +219,8 @@ func (c *Config) validateLimits(bad func(string, ...any)) {
 func (c *Config) validateMemory(bad func(string, ...any)) {
 	if c.ShmPrefix == "" {
 		bad("shm_prefix: it is empty")
+	} else if err := (alloc.Config{Prefix: c.ShmPrefix}).Validate(); err != nil {
+		bad("shm_prefix: %w", err)
 	}
 	if c.ShmMode != 0o600 && c.ShmMode != 0o660 {
 		bad("shm_mode: %04o is neither 0600 nor 0660", c.ShmMode)
