@@ -58,7 +58,6 @@ type peer struct {
 	flow                map[wire.OutputIndex]wire.Flow
 	published           map[wire.OutputIndex]uint64
 	slots               map[wire.Token]bool // published, not settled
-	regions             []wire.RegionGrant
 	free                []place
 	delivered, consumed uint64
 	held                []wire.Token
@@ -385,7 +384,6 @@ func (quiet) warn(string, ...zap.Field)       {}
 type loop struct {
 	c         *core
 	now       time.Time
-	pub       *Batch
 	receivers int
 	delivered uint64
 	batch     int

@@ -139,8 +139,6 @@ func (e *edge) blocks() bool {
 	return e.policy == wire.PolicyBlock && e.sess != nil && !e.closed
 }
 
-func (o *output) name() string { return o.node.id + "/" + o.id }
-
 // connected counts the receivers.
 func (o *output) connected() uint32 {
 	var n uint32
