@@ -92,12 +92,16 @@ func (s *session) fields(more ...zap.Field) []zap.Field {
 
 // Send implements actors.Conn.
 func (s *session) Send(b []byte) {
-	if waiting, ok := s.out.send(b); !ok {
-		s.noteSlow(waiting, 0)
+	if e := lastWords(b); e != nil {
+		// The router refuses the peer. Saying so and ending is one step, so that
+		// nothing comes behind it: the session may be refusing it at this moment, too.
+		if s.finish(b, nil) && e.Code != wire.CodeShuttingDown {
+			s.noteEnd(e)
+		}
 		return
 	}
-	if e := lastWords(b); e != nil && e.Code != wire.CodeShuttingDown {
-		s.noteEnd(e) // the router refuses the peer; Close follows
+	if waiting, ok := s.out.send(b); !ok {
+		s.noteSlow(waiting, 0)
 	}
 }
 
