@@ -79,10 +79,10 @@ func (c *core) reject(now time.Time, s *session, m *wire.Reject) *wire.Error {
 		// now on.
 		delete(s.opened, r)
 		s.blind[r] = struct{}{}
-		m2 := c.holds.remove(i)
+		unread := c.holds.remove(i)
 		e.stats.delivered--
-		e.stats.bytes -= m2.length
-		c.drop(now, e, m2, m.Reason)
+		e.stats.bytes -= unread.length
+		c.drop(now, e, unread, m.Reason)
 	}
 	return nil
 }

@@ -288,7 +288,6 @@ func (c *core) checkEdgeHolds(now time.Time, e *edge) {
 		if now.Sub(h.since) < e.holdTimeout {
 			break // the rest is younger
 		}
-		h.overdue = true
 		e.holds.fresh = h.next
 		e.overdue.count++
 		c.retire(h.message.region)

@@ -16,7 +16,6 @@ type hold struct {
 	session    *session  // who got it; the edge may have another receiver by now
 	since      time.Time // when it was delivered
 	number     uint64    // of the delivery in its session
-	overdue    bool      // past the edge's hold timeout, and logged
 	prev, next int32     // in the edge's list, in order of delivery
 }
 
@@ -52,7 +51,7 @@ func (t *holdTable) add(m *message, e *edge, s *session, now time.Time) wire.Tok
 		t.holds = append(t.holds, hold{generation: 1})
 	}
 	h := &t.holds[i]
-	h.message, h.edge, h.session, h.since, h.overdue = m, e, s, now, false
+	h.message, h.edge, h.session, h.since = m, e, s, now
 	h.number = s.delivered
 	h.prev, h.next = e.holds.tail, noHold
 	if e.holds.tail == noHold {
