@@ -14,14 +14,26 @@ import (
 const (
 	publishFields = 10 // behind the kind
 	inputFields   = 10 // of an item of Inputs
+	flowFields    = 4
+
+	// flowBrokeredUsual is Flow.Brokered when it is not on the wire.
+	flowBrokeredUsual = 1
 )
 
 func (m *Publish) encode(w *writer) {
-	b := append(w.b, msgpcode.FixedArrayLow|(1+publishFields), byte(KindPublish))
+	head := byte(msgpcode.FixedArrayLow | (1 + publishFields))
+	if m.Lanes != 0 {
+		head++
+	}
+	b := append(w.b, head, byte(KindPublish))
 	b = appendUint(b, uint64(m.Output))
 	b = appendUint(b, uint64(m.Epoch))
 	b = appendDescriptor(b, m.Seq, m.TimeNS, m.Token, m.Region, m.Offset, m.Length, m.Metadata)
-	w.b = appendPayload(b, m.Payload)
+	b = appendPayload(b, m.Payload)
+	if m.Lanes != 0 {
+		b = appendUint(b, m.Lanes)
+	}
+	w.b = b
 }
 
 func (m *Publish) decode(r *reader) {
@@ -36,12 +48,16 @@ func (m *Publish) decode(r *reader) {
 		m.Seq = r.seq("seq")
 		m.TimeNS = r.int("time_ns")
 		m.Token = r.token()
-		m.Region = r.region()
+		m.Region = r.region("region")
 		m.Offset = r.u64("offset")
 		m.Length = r.u64("length")
 	}
 	m.Metadata = r.metadata()
 	m.Payload = r.payload()
+	m.Lanes = 0
+	if r.appended() {
+		m.Lanes = r.uint("lanes", math.MaxInt64) // bit 63 is no lane's
+	}
 	r.descriptor(m.Token, m.Region, m.Offset, m.Length, m.Payload)
 }
 
@@ -160,7 +176,7 @@ func (in *Input) decode(r *reader) {
 		in.Seq = r.seq("seq")
 		in.TimeNS = r.int("time_ns")
 		in.Token = r.token()
-		in.Region = r.region()
+		in.Region = r.region("region")
 		in.Offset = r.u64("offset")
 		in.Length = r.u64("length")
 	}
@@ -198,11 +214,18 @@ func (m *Done) decode(r *reader) {
 }
 
 func (m *Flow) encode(w *writer) {
-	w.message(KindFlow, 4)
+	n := flowFields
+	if m.Brokered != flowBrokeredUsual {
+		n++
+	}
+	w.message(KindFlow, n)
 	w.uint(uint64(m.Output))
 	w.uint(uint64(m.Epoch))
 	w.uint(uint64(m.Receivers))
 	w.uint(m.Window)
+	if m.Brokered != flowBrokeredUsual {
+		w.uint(uint64(m.Brokered))
+	}
 }
 
 func (m *Flow) decode(r *reader) {
@@ -210,4 +233,8 @@ func (m *Flow) decode(r *reader) {
 	m.Epoch = r.u32("epoch")
 	m.Receivers = r.u32("receivers")
 	m.Window = r.u64("window")
+	m.Brokered = flowBrokeredUsual
+	if r.appended() {
+		m.Brokered = r.u32("brokered")
+	}
 }

@@ -45,14 +45,14 @@ func (m *RegionReturn) encode(w *writer) {
 	w.uint(uint64(m.Region))
 }
 
-func (m *RegionReturn) decode(r *reader) { m.Region = r.region() }
+func (m *RegionReturn) decode(r *reader) { m.Region = r.region("region") }
 
 func (m *RegionRetire) encode(w *writer) {
 	w.message(KindRegionRetire, 1)
 	w.uint(uint64(m.Region))
 }
 
-func (m *RegionRetire) decode(r *reader) { m.Region = r.region() }
+func (m *RegionRetire) decode(r *reader) { m.Region = r.region("region") }
 
 // regionOpenFields describe a region. A grant has them behind the number of the
 // request.
@@ -72,7 +72,7 @@ func (m *RegionOpen) encodeFields(w *writer) {
 }
 
 func (m *RegionOpen) decode(r *reader) {
-	m.Region = r.region()
+	m.Region = r.region("region")
 	m.Name = r.text("name")
 	m.Bytes = r.u64("bytes")
 	m.SlotBytes = r.u64("slot_bytes")
@@ -84,4 +84,4 @@ func (m *RegionClose) encode(w *writer) {
 	w.uint(uint64(m.Region))
 }
 
-func (m *RegionClose) decode(r *reader) { m.Region = r.region() }
+func (m *RegionClose) decode(r *reader) { m.Region = r.region("region") }

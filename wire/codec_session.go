@@ -68,11 +68,23 @@ func (m *Welcome) decode(r *reader) {
 }
 
 func (m *Attach) encode(w *writer) {
-	w.message(KindAttach, 1)
+	n := 1
+	if m.Adopting {
+		n++
+	}
+	w.message(KindAttach, n)
 	w.bin("nonce", m.Nonce, NonceBytesMax)
+	if m.Adopting {
+		w.bool(true)
+	}
 }
 
-func (m *Attach) decode(r *reader) { m.Nonce = r.binCopy("nonce", NonceBytesMax) }
+func (m *Attach) decode(r *reader) {
+	m.Nonce = r.binCopy("nonce", NonceBytesMax)
+	if r.appended() {
+		m.Adopting = r.bool("adopting")
+	}
+}
 
 func (m *Ready) encode(w *writer) {
 	w.message(KindReady, 2)
@@ -137,12 +149,9 @@ func (r *reader) inputPort() InputPort {
 		ID:            r.id("id"),
 		Source:        r.text("source"),
 		QueueSize:     r.u32("queue_size"),
-		Policy:        Policy(r.u8("policy")),
+		Policy:        r.policy(),
 		HoldTimeoutMS: r.u32("hold_timeout_ms"),
 		Open:          r.bool("open"),
-	}
-	if r.err == nil && !p.Policy.Valid() {
-		r.fail("policy", "%d is not a policy", uint8(p.Policy))
 	}
 	r.extras(have, inputPortFields, 3)
 	return p

@@ -59,8 +59,9 @@ func (d *Decoder) Decode(body []byte) (Message, error) {
 		r.fail("body", "%d fields, at least %d are needed", n-1, known-1)
 		return nil, r.err
 	}
+	r.more = n - known
 	m.decode(r)
-	r.extras(n, known, 1)
+	r.extras(n, n-r.more, 1)
 	if r.err == nil && r.left() > 0 {
 		r.fail("body", "%d bytes behind the message", r.left())
 	}
@@ -174,6 +175,24 @@ func NewMessage(k Kind) Message {
 		return new(Reply)
 	case KindReject:
 		return new(Reject)
+	case KindLaneGrant:
+		return new(LaneGrant)
+	case KindLaneReady:
+		return new(LaneReady)
+	case KindLaneStart:
+		return new(LaneStart)
+	case KindLaneClose:
+		return new(LaneClose)
+	case KindLaneDone:
+		return new(LaneDone)
+	case KindLaneFault:
+		return new(LaneFault)
+	case KindLaneHeld:
+		return new(LaneHeld)
+	case KindAdopt:
+		return new(Adopt)
+	case KindAdopted:
+		return new(Adopted)
 	}
 	return nil
 }
@@ -181,7 +200,7 @@ func NewMessage(k Kind) Message {
 // kindInfo is what the protocol says of a kind.
 type kindInfo struct {
 	name   string
-	fields uint8 // behind the kind
+	fields uint8 // behind the kind, without those that may be left out
 	from   Sender
 }
 
@@ -215,6 +234,11 @@ var kinds = [...]kindInfo{
 	KindPing: {"ping", 1, FromBoth}, KindPong: {"pong", 1, FromBoth},
 	KindError: {"error", 2, FromBoth}, KindRequest: {"request", 3, FromNode},
 	KindReply: {"reply", 5, FromBroker}, KindReject: {"reject", 2, FromNode},
+	KindLaneGrant: {"lane_grant", 14, FromBroker}, KindLaneReady: {"lane_ready", 2, FromNode},
+	KindLaneStart: {"lane_start", 1, FromBoth}, KindLaneClose: {"lane_close", 5, FromBroker},
+	KindLaneDone: {"lane_done", 1, FromNode}, KindLaneFault: {"lane_fault", 7, FromNode},
+	KindLaneHeld: {"lane_held", 6, FromNode}, KindAdopt: {"adopt", 5, FromNode},
+	KindAdopted: {"adopted", 3, FromBroker},
 }
 
 // fieldCounts is kinds[k].fields for the hot path.

@@ -6,22 +6,23 @@ package wire
 type Kind uint8
 
 // The whole protocol. n→b is sent by nodes, b→n by the broker, n↔b by both.
-// Behind each kind is its payload, in the order of the wire. docs/protocol.md
+// Behind each kind is its payload, in the order of the wire; behind a semicolon
+// what is left out when it has its usual value. docs/protocol.md
 // says what each field means.
 const (
 	// Handshake, in this order.
 	KindHello   Kind = 1 // n→b  magic, version_min, version_max, features, role, auth, dataflow, node, client, flags
 	KindWelcome Kind = 2 // b→n  version, features, instance, session, frame_max, inline_max, heartbeat_ms, probe_name, probe_offset, probe_length
-	KindAttach  Kind = 3 // n→b  nonce
+	KindAttach  Kind = 3 // n→b  nonce; adopting
 	KindReady   Kind = 4 // b→n  local, reason
 	KindPorts   Kind = 5 // b→n  outputs [[id, open]...], inputs [[id, source, queue_size, policy, hold_timeout_ms, open]...]
 
 	// Data.
-	KindPublish Kind = 6  // n→b  output, epoch, seq, time_ns, token, region, offset, length, metadata, payload
+	KindPublish Kind = 6  // n→b  output, epoch, seq, time_ns, token, region, offset, length, metadata, payload; lanes
 	KindInputs  Kind = 7  // b→n  items [[input, dropped, seq, time_ns, token, region, offset, length, metadata, payload]...]
 	KindNext    Kind = 8  // n→b  limit, consumed, done [token...]
 	KindDone    Kind = 9  // n↔b  tokens [token...]
-	KindFlow    Kind = 10 // b→n  output, epoch, receivers, window
+	KindFlow    Kind = 10 // b→n  output, epoch, receivers, window; brokered
 
 	// Shared memory regions.
 	KindRegionRequest Kind = 11 // n→b  request, slot_bytes, slots
@@ -47,6 +48,17 @@ const (
 	KindReply   Kind = 27 // b→n  id, code, text, more, body
 
 	KindReject Kind = 28 // n→b  token, reason
+
+	// Lanes. Only between sides that both have FeatureLanes.
+	KindLaneGrant Kind = 29 // b→n  lane, role, port, bit, queue_size, policy, hold_timeout_ms, name, slot_bytes, bell_region, bell_name, peer_bell_region, peer_bell_name, peer
+	KindLaneReady Kind = 30 // n→b  lane, text
+	KindLaneStart Kind = 31 // n↔b  lane
+	KindLaneClose Kind = 32 // b→n  lane, from, withdrawn, settled, reason
+	KindLaneDone  Kind = 33 // n→b  lane
+	KindLaneFault Kind = 34 // n→b  lane, reason, count, bytes, seq_first, seq_last, text
+	KindLaneHeld  Kind = 35 // n→b  lane, region, seq, bytes, held_ms, count
+	KindAdopt     Kind = 36 // n→b  instance, bell_region, bell_name, regions [[region, name, slot_bytes, slots]...], lanes [[lane, role, port, peer, bit, queue_size, policy, hold_timeout_ms, name, slot_bytes, peer_bell_region]...]
+	KindAdopted   Kind = 37 // b→n  regions [[region, name]...], lanes [lane...], bell
 
 	// KindOptionalMin is the first optional kind, KindMax the last of all.
 	KindOptionalMin Kind = 64
@@ -97,6 +109,9 @@ type Welcome struct {
 // broker's shared memory. An empty nonce says that it does not.
 type Attach struct {
 	Nonce []byte
+	// Adopting says that an Adopt follows as soon as Ready has come: the broker
+	// waits for it before it says anything of flows or lanes.
+	Adopting bool
 }
 
 // Ready ends the handshake.
@@ -142,6 +157,7 @@ type Publish struct {
 	Offset, Length uint64 // bytes
 	Metadata       RawMetadata
 	Payload        []byte
+	Lanes          uint64 // bits of the sender's lanes that have this message already
 }
 
 // Inputs delivers messages, oldest first.
@@ -182,6 +198,7 @@ type Flow struct {
 	Epoch     uint32
 	Receivers uint32 // connected ones
 	Window    uint64 // Publishes allowed since the start of the session; WindowUnlimited
+	Brokered  uint32 // edges that need each message from the broker; 1 if it is not on the wire
 }
 
 // RegionRequest asks for a region of Slots slots.

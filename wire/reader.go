@@ -25,6 +25,7 @@ type reader struct {
 	mp *msgpack.Decoder
 
 	kind Kind
+	more int    // elements of the body behind those that every version has
 	list string // the array that is being read, for error messages
 	item int    // the position in it; -1: outside of arrays
 	err  *ProtocolError
@@ -37,7 +38,7 @@ func newReader() *reader {
 }
 
 func (r *reader) reset(b []byte) {
-	r.b, r.i, r.kind, r.list, r.item, r.err = b, 0, 0, "", -1, nil
+	r.b, r.i, r.kind, r.more, r.list, r.item, r.err = b, 0, 0, 0, "", -1, nil
 }
 
 // Read implements io.Reader for the msgpack decoder.
@@ -332,6 +333,16 @@ func (r *reader) tokens(field string, ts []Token) []Token {
 	return ts
 }
 
+// appended reports whether the body has one more element than the first form of
+// its kind had; the caller reads it.
+func (r *reader) appended() bool {
+	if r.more == 0 {
+		return false
+	}
+	r.more--
+	return true
+}
+
 // extras skips elements that a later version of the protocol has appended: have
 // elements were announced, known of them are read. depth is that of the array.
 func (r *reader) extras(have, known, depth int) {
@@ -352,9 +363,18 @@ func (r *reader) u16(field string) uint16  { return uint16(r.uint(field, math.Ma
 func (r *reader) u32(field string) uint32  { return uint32(r.uint(field, math.MaxUint32)) }
 func (r *reader) u64(field string) uint64  { return r.uint(field, math.MaxUint64) }
 func (r *reader) token() Token             { return Token(r.u64("token")) }
-func (r *reader) region() RegionID         { return RegionID(r.u64("region")) }
 func (r *reader) outputIndex() OutputIndex { return OutputIndex(r.u32("output")) }
 func (r *reader) seq(field string) Seq     { return Seq(r.u64(field)) }
+func (r *reader) region(field string) RegionID {
+	return RegionID(r.u64(field))
+}
+func (r *reader) policy() Policy {
+	v := Policy(r.u8("policy"))
+	if r.err == nil && !v.Valid() {
+		r.fail("policy", "%d is not a policy", uint8(v))
+	}
+	return v
+}
 func (r *reader) dropReason(field string) DropReason {
 	v := DropReason(r.u8(field))
 	if r.err == nil && !v.Valid() {

@@ -32,6 +32,14 @@ func (l line) word(key, v string) line {
 
 func (l line) bool(key string, v bool) line { return l.word(key, strconv.FormatBool(v)) }
 
+// set writes true and leaves false out.
+func (l line) set(key string, v bool) line {
+	if !v {
+		return l
+	}
+	return l.bool(key, v)
+}
+
 func (l line) hex(key string, v uint64) line {
 	l = append(append(append(l, ' '), key...), "=0x"...)
 	return strconv.AppendUint(l, v, 16)
@@ -115,6 +123,14 @@ func (l line) descriptor(seq Seq, timeNS int64, t Token, region RegionID, offset
 	return l.uint("token", uint64(t)).uint("region", uint64(region)).uint("off", offset).uint("len", length)
 }
 
+// lanes writes nothing if there are none.
+func (l line) lanes(mask uint64) line {
+	if mask == 0 {
+		return l
+	}
+	return l.hex("lanes", mask)
+}
+
 func text(m Message) string { return string(m.appendText(nil)) }
 
 func start(b []byte, k Kind) line { return append(b, k.String()...) }
@@ -133,7 +149,7 @@ func (m *Welcome) appendText(b []byte) []byte {
 }
 
 func (m *Attach) appendText(b []byte) []byte {
-	return start(b, KindAttach).uint("nonce_len", uint64(len(m.Nonce)))
+	return start(b, KindAttach).uint("nonce_len", uint64(len(m.Nonce))).set("adopting", m.Adopting)
 }
 
 func (m *Ready) appendText(b []byte) []byte {
@@ -171,7 +187,7 @@ func openText(open bool) string {
 
 func (m *Publish) appendText(b []byte) []byte {
 	return start(b, KindPublish).uint("out", uint64(m.Output)).uint("epoch", uint64(m.Epoch)).
-		descriptor(m.Seq, m.TimeNS, m.Token, m.Region, m.Offset, m.Length).metadata(m.Metadata)
+		descriptor(m.Seq, m.TimeNS, m.Token, m.Region, m.Offset, m.Length).lanes(m.Lanes).metadata(m.Metadata)
 }
 
 func (m *Inputs) appendText(b []byte) []byte {
@@ -197,9 +213,14 @@ func (m *Flow) appendText(b []byte) []byte {
 	l := start(b, KindFlow).uint("out", uint64(m.Output)).uint("epoch", uint64(m.Epoch)).
 		uint("receivers", uint64(m.Receivers))
 	if m.Window == math.MaxUint64 {
-		return l.word("window", "unlimited")
+		l = l.word("window", "unlimited")
+	} else {
+		l = l.uint("window", m.Window)
 	}
-	return l.uint("window", m.Window)
+	if m.Brokered != flowBrokeredUsual {
+		l = l.uint("brokered", uint64(m.Brokered))
+	}
+	return l
 }
 
 func (m *RegionRequest) appendText(b []byte) []byte {
