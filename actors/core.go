@@ -244,7 +244,7 @@ func (c *core) sendDone(s *session) {
 
 // writeDrop hands one drop record to the log and to those who follow drops.
 func (c *core) writeDrop(rec wire.DropRecord) bool {
-	if !c.journal.drop(rec) {
+	if !c.journal.drop(rec, nil) {
 		return false
 	}
 	c.streamDrop(rec)
@@ -345,5 +345,5 @@ func (c *core) stop(now time.Time) {
 	}
 	c.flush(now)
 	// The last records may wait for the log: nobody waits for the router any more.
-	c.drops.emit(now, true, c.journal.dropAtLast)
+	c.drops.emit(now, true, func(rec wire.DropRecord) bool { return c.journal.dropAtLast(rec, nil) })
 }

@@ -373,8 +373,8 @@ func (d *discard) RemoteAddr() string { return "discard" }
 // quiet is a journal that keeps nothing.
 type quiet struct{}
 
-func (quiet) drop(wire.DropRecord) bool       { return true }
-func (quiet) dropAtLast(wire.DropRecord) bool { return true }
+func (quiet) drop(wire.DropRecord, func()) bool       { return true }
+func (quiet) dropAtLast(wire.DropRecord, func()) bool { return true }
 func (quiet) debug(string, ...zap.Field)      {}
 func (quiet) info(string, ...zap.Field)       {}
 func (quiet) warn(string, ...zap.Field)       {}

@@ -14,10 +14,12 @@ import (
 // stuck terminal must not stop the router.
 type journal interface {
 	// drop takes a drop record, or returns false when it cannot take it now.
-	drop(wire.DropRecord) bool
+	// written, unless it is nil, is called once the line has been written, by
+	// another goroutine.
+	drop(rec wire.DropRecord, written func()) bool
 	// dropAtLast is drop for a router that has nothing else to do: it waits, but
 	// not for ever.
-	dropAtLast(wire.DropRecord) bool
+	dropAtLast(rec wire.DropRecord, written func()) bool
 	debug(msg string, fields ...zap.Field)
 	info(msg string, fields ...zap.Field)
 	warn(msg string, fields ...zap.Field)
@@ -33,6 +35,8 @@ type journalLine struct {
 	msg    string
 	fields []zap.Field
 	drop   *wire.DropRecord
+	// written is told of the line, if it is a drop that somebody waits for.
+	written func()
 }
 
 // Journal writes log lines in a goroutine of its own.
@@ -75,6 +79,9 @@ func (j *Journal) run() {
 		}
 		if l.drop != nil {
 			j.drops.Warn("message dropped", dropFields(l.drop)...)
+			if l.written != nil {
+				l.written()
+			}
 		} else {
 			j.log.Log(l.level, l.msg, l.fields...)
 		}
@@ -110,9 +117,9 @@ func dropFields(r *wire.DropRecord) []zap.Field {
 	}
 }
 
-func (j *Journal) drop(r wire.DropRecord) bool {
+func (j *Journal) drop(r wire.DropRecord, written func()) bool {
 	select {
-	case j.lines <- journalLine{drop: &r}:
+	case j.lines <- journalLine{drop: &r, written: written}:
 		return true
 	default:
 		return false
@@ -123,12 +130,12 @@ func (j *Journal) drop(r wire.DropRecord) bool {
 // log that is stuck.
 const lastPatience = 5 * time.Second
 
-func (j *Journal) dropAtLast(r wire.DropRecord) bool {
+func (j *Journal) dropAtLast(r wire.DropRecord, written func()) bool {
 	if j.patience == nil {
 		j.patience = time.After(lastPatience)
 	}
 	select {
-	case j.lines <- journalLine{drop: &r}:
+	case j.lines <- journalLine{drop: &r, written: written}:
 		return true
 	case <-j.patience:
 		j.patience = closedTime // for the others, too

@@ -15,7 +15,8 @@ import (
 
 type poolRequestKind uint8
 
-// What the router asks of the pool. Grant, read and stats are answered.
+// What the router asks of the pool. Grant, lane, adopt, read and stats are
+// answered.
 const (
 	poolGrant   poolRequestKind = iota + 1 // lease a region to a session
 	poolReturn                             // a lease ends; the region may be used again
@@ -23,16 +24,21 @@ const (
 	poolRetire                             // unlink a leased region
 	poolRead                               // copy a payload out of a region
 	poolStats                              // the sums
+	poolLane                               // lease a region of one slot, and map it here, too
+	poolAdopt                              // lease a region that a broker which died has made
 	poolClose                              // the pool's own: free a region's memory
 )
 
 type poolRequest struct {
 	kind     poolRequestKind
 	session  ConnID
-	owner    pool.OwnerID     // grant: whom to charge
+	owner    pool.OwnerID     // grant, lane, adopt: whom to charge
 	request  uint32           // grant: the node's number
-	geometry shmpool.Geometry // grant
-	region   wire.RegionID    // all but grant
+	tag      uint64           // lane, adopt: the router's number, only carried
+	geometry shmpool.Geometry // grant, lane, adopt
+	region   wire.RegionID    // all but grant and lane
+	oldName  string           // adopt: what the region is called so far
+	mapped   bool             // adopt: map it here, too, as poolLane does
 	offset   uint64           // read
 	length   uint64           // read
 	message  *message         // read: whose payload; only carried
@@ -41,10 +47,11 @@ type poolRequest struct {
 
 type poolReply struct {
 	poolRequest
-	name    string     // grant
+	name    string     // grant, lane, adopt
+	words   []uint64   // lane, adopt with mapped: the slot, until the region's lease ends
 	payload []byte     // read
 	stats   pool.Stats // stats
-	code    wire.Code  // grant: what to tell the node about err
+	code    wire.Code  // grant, lane, adopt: what to tell the node about err
 	at      time.Time  // when the router got it
 	err     error
 }

@@ -28,6 +28,8 @@ type RouterConfig struct {
 	QueueBytesMax     uint64        // inline bytes that may wait for one input
 	HeldMessagesMax   int           // messages that one node may hold at a time
 	FlowsMax          int           // loaded dataflows
+	Lanes             bool          // whether local nodes may have direct paths
+	AdoptGrace        time.Duration // how long nodes of a broker that died may bring what they use
 
 	// SessionCounters, if set, adds what only the connections know.
 	SessionCounters func(*wire.Counters)

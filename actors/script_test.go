@@ -136,15 +136,20 @@ func (w *world) SessionAlive(s wire.SessionID) (bool, error) {
 	return !w.dead[ConnID(s)], nil
 }
 
-func (w *world) drop(r wire.DropRecord) bool {
+func (w *world) drop(r wire.DropRecord, written func()) bool {
 	if w.full {
 		return false
 	}
 	fmt.Fprintf(&w.out, "log: drop %s→%s %s %s count=%d total=%d bytes=%d seq=%d..%d age_max_ms=%g\n",
 		r.From, r.To, r.Reason, r.Policy, r.Count, r.Total, r.Bytes, r.SeqFirst, r.SeqLast, r.AgeMaxMS)
+	if written != nil {
+		written()
+	}
 	return true
 }
-func (w *world) dropAtLast(r wire.DropRecord) bool    { return w.drop(r) }
+func (w *world) dropAtLast(r wire.DropRecord, written func()) bool {
+	return w.drop(r, written)
+}
 func (w *world) debug(string, ...zap.Field)           {}
 func (w *world) info(msg string, fields ...zap.Field) { w.log("info", msg, fields) }
 func (w *world) warn(msg string, fields ...zap.Field) { w.log("warn", msg, fields) }
