@@ -66,13 +66,19 @@ def _value(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _without_features(name: str) -> list:
+    """The vectors of a list that concern a client with none of the optional features."""
+    return [vector for vector in VECTORS[name] if not vector.get("features")]
+
+
 class Vectors(unittest.TestCase):
     def test_there_are_some_of_each_kind(self) -> None:
-        self.assertEqual({vector["kind"] for vector in VECTORS["messages"]}, set(range(1, 29)))
-        self.assertGreaterEqual(len(VECTORS["refused"]), 100)
+        self.assertEqual({vector["kind"] for vector in VECTORS["messages"]}, set(range(1, 38)))
+        self.assertEqual({vector["kind"] for vector in _without_features("messages")}, set(range(1, 29)))
+        self.assertGreaterEqual(len(_without_features("refused")), 100)
 
     def test_messages(self) -> None:
-        for vector in VECTORS["messages"]:
+        for vector in _without_features("messages"):
             with self.subTest(vector["name"]):
                 frame = bytes.fromhex(vector["frame"])
                 message = decode(body(frame))
@@ -86,7 +92,7 @@ class Vectors(unittest.TestCase):
                 self.assertEqual(plain(decode(body(encode(made)))), plain(message))
 
     def test_accepted(self) -> None:
-        for vector in VECTORS["accepted"]:
+        for vector in _without_features("accepted"):
             with self.subTest(vector["name"]):
                 message = decode(body(bytes.fromhex(vector["frame"])))
                 if vector.get("ignored"):
@@ -98,8 +104,23 @@ class Vectors(unittest.TestCase):
                     self.assertEqual(plain(message), known(vector["fields"], plain(message)))
                 self.assertEqual(plain(decode(body(encode(message)))), plain(message))
 
+    def test_what_is_sent_only_to_peers_with_a_feature(self) -> None:
+        for vector in (*VECTORS["messages"], *VECTORS["accepted"]):
+            if not vector.get("features"):
+                continue
+            with self.subTest(vector["name"]):
+                whole = body(bytes.fromhex(vector["frame"]))
+                if vector["kind"] > 28:
+                    with self.assertRaises(ProtocolError):
+                        decode(whole)
+                    continue
+                message = decode(whole)
+                assert message is not None
+                self.assertEqual(message.kind, vector["kind"])
+                self.assertEqual(plain(message), known(vector["fields"], plain(message)))
+
     def test_refused(self) -> None:
-        for vector in VECTORS["refused"]:
+        for vector in _without_features("refused"):
             with self.subTest(vector["name"]):
                 with self.assertRaises(ProtocolError) as caught:
                     decode(body(bytes.fromhex(vector["bytes"])))
@@ -176,7 +197,7 @@ class Text(unittest.TestCase):
         )
         self.assertEqual(len(numbers), 2)
         self.assertEqual([slot_class(length) for length in numbers[0]], numbers[1])
-        for length in (0, 1, 4096, 16_385, 20_481, 10**6, 2**30 - 1, 2**30):
+        for length in (0, 1, 2, 128, 129, 2048, 2049, 4096, 16_385, 20_481, 10**6, 2**30 - 1, 2**30):
             self.assertGreaterEqual(slot_class(length), length)
             self.assertEqual(slot_class(slot_class(length)), slot_class(length))
 

@@ -17,6 +17,13 @@ func benchPublishInline() *Publish {
 		Length: 64, Payload: make([]byte, 64)}
 }
 
+// benchPublishLanes has two receivers on lanes and at least one with the broker.
+func benchPublishLanes() *Publish {
+	m := benchPublishShared()
+	m.Lanes = 1<<0 | 1<<40
+	return m
+}
+
 func benchInput() *Input {
 	return &Input{Input: 2, Dropped: 1, Seq: 1_234_567, TimeNS: 1_750_000_000_123_456_789, Token: 98_765,
 		Region: 12, Offset: 4096 + 3*1048576, Length: 921_600, Metadata: benchMetadata()}
@@ -45,11 +52,12 @@ func benchMessages() map[string]Message {
 		"Inputs10":      benchInputs(),
 		"Next":          &Next{Limit: 100_010, Consumed: 100_000, Done: benchTokens()},
 		"Done10":        &Done{Tokens: benchTokens()},
-		"Flow":          &Flow{Output: 1, Epoch: 3, Receivers: 2, Window: 100_000},
+		"PublishLanes":  benchPublishLanes(),
+		"Flow":          &Flow{Output: 1, Epoch: 3, Receivers: 2, Window: 100_000, Brokered: 1},
 	}
 }
 
-var benchOrder = []string{"PublishShared", "PublishInline", "Inputs10", "Next", "Done10", "Flow"}
+var benchOrder = []string{"PublishShared", "PublishInline", "PublishLanes", "Inputs10", "Next", "Done10", "Flow"}
 
 func BenchmarkEncode(b *testing.B) {
 	for _, name := range benchOrder {

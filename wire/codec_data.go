@@ -56,9 +56,19 @@ func (m *Publish) decode(r *reader) {
 	m.Payload = r.payload()
 	m.Lanes = 0
 	if r.appended() {
-		m.Lanes = r.uint("lanes", math.MaxInt64) // bit 63 is no lane's
+		m.Lanes = r.lanes()
 	}
 	r.descriptor(m.Token, m.Region, m.Offset, m.Length, m.Payload)
+}
+
+// lanes reads the lanes that have a message. Bit 63 is no lane's.
+func (r *reader) lanes() uint64 {
+	var v [1]uint64
+	if end := readUints(v[:], r.b, r.i); r.err == nil && end >= 0 && v[0] <= math.MaxInt64 {
+		r.i = end
+		return v[0]
+	}
+	return r.uint("lanes", math.MaxInt64)
 }
 
 // appendDescriptor appends what Publish and Input have in common, without the

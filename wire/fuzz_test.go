@@ -89,7 +89,7 @@ func agreeWithPackage(t *testing.T, m Message, body []byte) {
 	d := msgpack.NewDecoder(bytes.NewReader(body))
 	next := func() uint64 { v, err := d.DecodeUint64(); fatal(t, err); return v }
 	list := func() int { n, err := d.DecodeArrayLen(); fatal(t, err); return n }
-	list()
+	fields := list()
 	got := []uint64{next()}
 	want := []uint64{uint64(m.Kind())}
 	switch m := m.(type) {
@@ -104,6 +104,11 @@ func agreeWithPackage(t *testing.T, m Message, body []byte) {
 		}
 		if p, err := d.DecodeBytes(); err != nil || !bytes.Equal(p, m.Payload) {
 			t.Fatalf("payload %x, the package has %x, %v", m.Payload, p, err)
+		}
+		if fields > 1+publishFields {
+			got, want = append(got, next()), append(want, m.Lanes)
+		} else if m.Lanes != 0 {
+			t.Fatalf("lanes %x, the body has none", m.Lanes)
 		}
 	case *Inputs:
 		if n := list(); n > 0 { // the first one: extras make the way to the others long
@@ -120,6 +125,14 @@ func agreeWithPackage(t *testing.T, m Message, body []byte) {
 		got, want = readTokens(list(), next, got), appendTokenValues(want, m.Done)
 	case *Done:
 		got, want = readTokens(list(), next, got), appendTokenValues(want, m.Tokens)
+	case *Flow:
+		got = append(got, next(), next(), next(), next(), flowBrokeredUsual)
+		if fields > 1+flowFields {
+			got[len(got)-1] = next()
+		}
+		want = append(want, uint64(m.Output), uint64(m.Epoch), uint64(m.Receivers), m.Window, uint64(m.Brokered))
+	case *Adopt:
+		agreeAdopt(t, m, d)
 	}
 	if len(got) != len(want) {
 		t.Fatalf("%v, the package has %v", want, got)
@@ -129,6 +142,61 @@ func agreeWithPackage(t *testing.T, m Message, body []byte) {
 			t.Fatalf("%v, the package has %v", want, got)
 		}
 	}
+}
+
+// agreeAdopt goes on behind the kind. It looks at the first region and lane:
+// extras make the way to the others long.
+func agreeAdopt(t *testing.T, m *Adopt, d *msgpack.Decoder) {
+	number := func(want uint64) {
+		if got, err := d.DecodeUint64(); err != nil || got != want {
+			t.Fatalf("%s\nthe package has %d, %v instead of %d", m, got, err, want)
+		}
+	}
+	str := func(want string) {
+		if got, err := d.DecodeString(); err != nil || got != want {
+			t.Fatalf("%s\nthe package has %q, %v instead of %q", m, got, err, want)
+		}
+	}
+	count := func(want int) {
+		if got, err := d.DecodeArrayLen(); err != nil || got < want {
+			t.Fatalf("%s\nthe package has %d elements, %v instead of %d", m, got, err, want)
+		}
+	}
+	str(m.Instance)
+	number(uint64(m.BellRegion))
+	str(m.BellName)
+	count(len(m.Regions))
+	if len(m.Regions) > 1 {
+		return
+	}
+	for _, g := range m.Regions {
+		extra, err := d.DecodeArrayLen()
+		fatal(t, err)
+		number(uint64(g.Region))
+		str(g.Name)
+		number(g.SlotBytes)
+		number(uint64(g.Slots))
+		for range extra - adoptRegionFields {
+			_, err := d.DecodeRaw()
+			fatal(t, err)
+		}
+	}
+	count(len(m.Lanes))
+	if len(m.Lanes) == 0 {
+		return
+	}
+	l := m.Lanes[0]
+	count(adoptLaneFields)
+	number(uint64(l.Lane))
+	number(uint64(l.Role))
+	str(l.Port)
+	str(l.Peer)
+	for _, v := range []uint64{uint64(l.Bit), uint64(l.QueueSize), uint64(l.Policy), uint64(l.HoldTimeoutMS)} {
+		number(v)
+	}
+	str(l.Name)
+	number(l.SlotBytes)
+	number(uint64(l.PeerBellRegion))
 }
 
 func readTokens(n int, next func() uint64, to []uint64) []uint64 {

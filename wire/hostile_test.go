@@ -14,6 +14,8 @@ const hostileFrameMax = HandshakeFrameBytesMax
 type hostile struct {
 	name  string
 	frame []byte
+	// features are those without which a peer need not look at what is wrong.
+	features Features
 }
 
 func framed(body []byte) []byte {
@@ -43,14 +45,14 @@ func helloWith(at int, v any) []byte {
 // hostileFrames has every way we know to break the wire format.
 func hostileFrames() []hostile {
 	var all []hostile
-	add := func(name string, body []byte) { all = append(all, hostile{name, framed(body)}) }
+	add := func(name string, body []byte) { all = append(all, hostile{name: name, frame: framed(body)}) }
 	all = append(all,
-		hostile{"frame of length 0", make([]byte, 8)},
-		hostile{"frame over the limit", binary.LittleEndian.AppendUint64(nil, hostileFrameMax+1)},
-		hostile{"frame of 2^63 bytes", binary.LittleEndian.AppendUint64(nil, 1<<63)},
-		hostile{"frame of 2^64-1 bytes", binary.LittleEndian.AppendUint64(nil, math.MaxUint64)},
-		hostile{"HTTP instead of frames", []byte("GET / HTTP/1.1\r\n")},
-		hostile{"big-endian length", binary.BigEndian.AppendUint64(nil, 3)})
+		hostile{name: "frame of length 0", frame: make([]byte, 8)},
+		hostile{name: "frame over the limit", frame: binary.LittleEndian.AppendUint64(nil, hostileFrameMax+1)},
+		hostile{name: "frame of 2^63 bytes", frame: binary.LittleEndian.AppendUint64(nil, 1<<63)},
+		hostile{name: "frame of 2^64-1 bytes", frame: binary.LittleEndian.AppendUint64(nil, math.MaxUint64)},
+		hostile{name: "HTTP instead of frames", frame: []byte("GET / HTTP/1.1\r\n")},
+		hostile{name: "big-endian length", frame: binary.BigEndian.AppendUint64(nil, 3)})
 
 	add("body is nil", []byte{0xc0})
 	add("body is an integer", []byte{5})
@@ -130,6 +132,12 @@ func hostileFrames() []hostile {
 
 	addDescriptors(add)
 	addMetadata(add)
+	older := len(all)
+	addLanes(add)
+	addAdopt(add)
+	for i := older; i < len(all); i++ {
+		all[i].features = FeatureLanes
+	}
 	return all
 }
 

@@ -14,11 +14,33 @@ type sample struct {
 	msg  Message
 }
 
+// features are those that both sides need for it to be sent.
+func (s sample) features() Features {
+	switch m := s.msg.(type) {
+	case *Publish:
+		if m.Lanes != 0 {
+			return FeatureLanes
+		}
+	case *Flow:
+		if m.Brokered != flowBrokeredUsual {
+			return FeatureLanes
+		}
+	case *Attach:
+		if m.Adopting {
+			return FeatureLanes
+		}
+	}
+	if s.msg.Kind() >= KindLaneGrant {
+		return FeatureLanes
+	}
+	return 0
+}
+
 // samples has each kind at least once, and the edges of its fields.
 func samples() []sample {
 	meta := AppendMetadata(nil, []Attr{Int("frame", 7), Float("gain", 1.5), Bool("key", true),
 		String("format", "rgb8"), Bytes("id", []byte{0xca, 0xfe}), Null("mask")})
-	return []sample{
+	return append([]sample{
 		{"hello", &Hello{VersionMin: 1, VersionMax: 1, Dataflow: "vision", Node: "camera", Client: "brokerd-go/0.1"}},
 		{"hello with everything", &Hello{VersionMin: 1, VersionMax: 3, Features: 5, Role: RoleControl,
 			Auth: []byte("secret"), Client: "größer 1.0", Flags: FlagTakeover}},
@@ -54,8 +76,8 @@ func samples() []sample {
 		{"next without tokens", &Next{Limit: 1}},
 		{"done", &Done{Tokens: []Token{3, 4, 255, 256, 65_535, 65_536, math.MaxUint64}}},
 		{"done, 20 tokens", &Done{Tokens: manyTokens(20)}},
-		{"flow", &Flow{Output: 0, Epoch: 1, Receivers: 2, Window: WindowUnlimited}},
-		{"flow with a window", &Flow{Output: 3, Epoch: 4, Receivers: 1, Window: 110}},
+		{"flow", &Flow{Output: 0, Epoch: 1, Receivers: 2, Window: WindowUnlimited, Brokered: 1}},
+		{"flow with a window", &Flow{Output: 3, Epoch: 4, Receivers: 1, Window: 110, Brokered: 1}},
 		{"region_request", &RegionRequest{Request: 1, SlotBytes: 1_048_576, Slots: 8}},
 		{"region_grant", &RegionGrant{Request: 1, Region: 2, Name: "brokerd-5f3a9c01-2-00112233445566ff",
 			Bytes: 8_392_704, SlotBytes: 1_048_576, Slots: 8}},
@@ -77,7 +99,7 @@ func samples() []sample {
 		{"reply", &Reply{ID: 1, More: true, Body: []byte(`[]`)}},
 		{"reply, refused", &Reply{ID: 2, Code: CodeNotFound, Text: "no dataflow \"x\""}},
 		{"reject", &Reject{Token: 900, Reason: DropBadDescriptor}},
-	}
+	}, laneSamples(meta)...)
 }
 
 func manyTokens(n int) []Token {
@@ -136,7 +158,7 @@ func accepted() []struct {
 	extra := list(1, list("later", nil), raw{0x81, 0xa1, 'k', 0xc2})
 	return []row{
 		{"fields of a later version behind the known ones", body(23, 5, extra, "more"), &Ping{Nonce: 5}},
-		{"the same in a publish", body(6, 0, 1, 2, 3, 0, 0, 0, 0, nil, nil, extra, raw{0xd4, 1, 2}), &Publish{Epoch: 1, Seq: 2, TimeNS: 3}},
+		{"the same in a publish", body(6, 0, 1, 2, 3, 0, 0, 0, 0, nil, nil, 0, extra, raw{0xd4, 1, 2}), &Publish{Epoch: 1, Seq: 2, TimeNS: 3}},
 		{"the same in an item", body(7, list(list(1, 0, 1, 0, 0, 0, 0, 0, nil, nil, extra))), &Inputs{Items: []Input{{Input: 1, Seq: 1}}}},
 		{"the same in a port", body(5, list(list("image", true, 3)), list()), &Ports{Outputs: []OutputPort{{ID: "image", Open: true}}}},
 		{"extra nested as deep as allowed", body(23, 5, nested(NestingMax-1)), &Ping{Nonce: 5}},
@@ -158,6 +180,16 @@ func accepted() []struct {
 			&Hello{VersionMin: 1, VersionMax: 1, Features: math.MaxUint64, Dataflow: "d", Node: "n", Client: "c", Flags: math.MaxUint32}},
 		{"unknown optional kind", body(64, "anything", extra), nil},
 		{"unknown optional kind without fields", body(127), nil},
+		{"lanes of a publish on the wire, and none", body(6, 0, 1, 2, 3, 0, 0, 0, 0, nil, nil, 0), &Publish{Epoch: 1, Seq: 2, TimeNS: 3}},
+		{"brokered of a flow on the wire, and usual", body(10, 3, 4, 1, 110, 1), &Flow{Output: 3, Epoch: 4, Receivers: 1, Window: 110, Brokered: 1}},
+		{"adopting of an attach on the wire, and not", body(3, []byte{1}, false), &Attach{Nonce: []byte{1}}},
+		{"fields of a later version behind those that may be left out", body(10, 3, 4, 1, 110, 2, extra), &Flow{Output: 3, Epoch: 4, Receivers: 1, Window: 110, Brokered: 2}},
+		{"the same in a lane's own message", body(31, 1<<33, extra), &LaneStart{Lane: 1 << 33}},
+		{"the same in regions and lanes on offer", body(36, "i", 0, "", list(list(1, "n", 4096, 1, extra)),
+			list(list(2, 1, "frame", "camera/image", 0, 1, 0, 0, "m", 2048, 3, extra)), extra),
+			&Adopt{Instance: "i", Regions: []AdoptRegion{{Region: 1, Name: "n", SlotBytes: 4096, Slots: 1}},
+				Lanes: []AdoptLane{{Lane: 2, Role: LaneReceiver, Port: "frame", Peer: "camera/image", QueueSize: 1, Name: "m",
+					SlotBytes: 2048, PeerBellRegion: 3}}}},
 	}
 }
 

@@ -30,19 +30,21 @@ type vectors struct {
 }
 
 type messageVector struct {
-	Name    string `json:"name"`
-	Kind    Kind   `json:"kind"`
-	Text    string `json:"text,omitempty"`
-	Ignored bool   `json:"ignored,omitempty"`
-	Fields  []any  `json:"fields"`
-	Frame   string `json:"frame"`
+	Name     string   `json:"name"`
+	Kind     Kind     `json:"kind"`
+	Features Features `json:"features,omitempty"`
+	Text     string   `json:"text,omitempty"`
+	Ignored  bool     `json:"ignored,omitempty"`
+	Fields   []any    `json:"fields"`
+	Frame    string   `json:"frame"`
 }
 
 type refusedVector struct {
-	Name  string `json:"name"`
-	Code  Code   `json:"code"`
-	Error string `json:"error"`
-	Bytes string `json:"bytes"`
+	Name     string   `json:"name"`
+	Code     Code     `json:"code"`
+	Features Features `json:"features,omitempty"`
+	Error    string   `json:"error"`
+	Bytes    string   `json:"bytes"`
 }
 
 func currentVectors(t *testing.T) vectors {
@@ -51,13 +53,14 @@ func currentVectors(t *testing.T) vectors {
 	e := NewEncoder()
 	for _, s := range samples() {
 		frame := e.Append(nil, s.msg)
-		v.Messages = append(v.Messages, messageVector{Name: s.name, Kind: s.msg.Kind(), Text: s.msg.String(),
+		v.Messages = append(v.Messages, messageVector{Name: s.name, Kind: s.msg.Kind(), Features: s.features(), Text: s.msg.String(),
 			Fields: fieldsOf(t, frame[FrameHeaderBytes:]), Frame: hex.EncodeToString(frame)})
 	}
 	for _, a := range accepted() {
 		m := messageVector{Name: a.name, Ignored: a.want == nil, Fields: fieldsOf(t, a.body), Frame: hex.EncodeToString(framed(a.body))}
 		if a.want != nil {
 			m.Kind, m.Text = a.want.Kind(), a.want.String()
+			m.Features = sample{msg: a.want}.features()
 		} else {
 			m.Kind = Kind(a.body[1])
 		}
@@ -73,7 +76,8 @@ func currentVectors(t *testing.T) vectors {
 			t.Errorf("%s: accepted", h.name)
 			continue
 		}
-		v.Refused = append(v.Refused, refusedVector{Name: h.name, Code: CodeOf(err), Error: err.Error(), Bytes: hex.EncodeToString(h.frame)})
+		v.Refused = append(v.Refused, refusedVector{Name: h.name, Code: CodeOf(err), Features: h.features,
+			Error: err.Error(), Bytes: hex.EncodeToString(h.frame)})
 	}
 	return v
 }

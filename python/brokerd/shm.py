@@ -20,6 +20,7 @@ from .numbers import BrokerdError
 
 DIRECTORY = "/dev/shm"
 PAGE_BYTES = 4096
+SMALL_SLOT_BYTES_MIN, SMALL_SLOT_BYTES_MAX = 128, 2048
 HEADER_BYTES = 4096
 SLOTS_MAX = 448
 SLOT_BYTES_MAX = 2**30
@@ -39,7 +40,9 @@ def slot_class(length: int) -> int:
     """The bytes of the slots for payloads of length bytes."""
     if not 0 <= length <= SLOT_BYTES_MAX:
         raise ValueError(f"{length} bytes: a slot holds 0 to {SLOT_BYTES_MAX}")
-    pages = max(1, -(-length // PAGE_BYTES))
+    if length <= SMALL_SLOT_BYTES_MAX:
+        return max(SMALL_SLOT_BYTES_MIN, 1 << max(0, length - 1).bit_length())
+    pages = -(-length // PAGE_BYTES)
     if pages > 4:
         step = 1 << ((pages - 1).bit_length() - 3)
         pages = -(-pages // step) * step
