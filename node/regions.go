@@ -57,7 +57,7 @@ func (m *memory) answered(request uint32) *slotClass {
 // that reads; the pages are there already, so mapping them is quick.
 func (m *memory) granted(g *wire.RegionGrant) error {
 	geometry := shmpool.Geometry{SlotBytes: g.SlotBytes, Slots: g.Slots}
-	mapping, err := shmpool.Map(g.Name, g.Region, geometry, true)
+	mapping, err := shmpool.Map(g.Name, g.Region, geometry, shmpool.ReadWrite)
 	if err == nil {
 		if err := mapping.Prefault(); err != nil { // slower, not wrong
 			m.s.n.log.Warn("shared memory region cannot be prefaulted", "region", uint64(g.Region), "error", err)

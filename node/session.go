@@ -280,7 +280,7 @@ func (s *session) setPorts(m *wire.Ports) {
 // announced; its messages are rejected, each once.
 func (s *session) openRegion(m *wire.RegionOpen) {
 	s.views.Lock()
-	err := s.views.cache.Open(m.Region, m.Name, shmpool.Geometry{SlotBytes: m.SlotBytes, Slots: m.Slots})
+	err := s.views.cache.Open(m.Region, m.Name, shmpool.Geometry{SlotBytes: m.SlotBytes, Slots: m.Slots}, shmpool.ReadOnly)
 	s.views.Unlock()
 	if err == nil {
 		delete(s.unmapped, m.Region)

@@ -3,6 +3,8 @@ package shmpool
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/brokerd/brokerd/wire"
 )
@@ -14,7 +16,7 @@ const CacheRegionsMax = 4096
 // ErrTooManyRegions reports that a Cache holds CacheRegionsMax regions.
 var ErrTooManyRegions = errors.New("too many regions mapped")
 
-// Cache is a receiver's set of read-only mappings, one per region for as long as
+// Cache is a receiver's set of mappings, one per region for as long as
 // the broker announces it, and not one per message. A region that is closed
 // while views of it are held is unmapped with the last of them. It is not safe
 // for concurrent use.
@@ -25,7 +27,6 @@ type Cache struct {
 }
 
 type cachedRegion struct {
-	name    string
 	mapping *Mapping
 	views   int
 	closed  bool
@@ -35,7 +36,21 @@ type cachedRegion struct {
 // the zero Ref holds nothing.
 type Ref struct {
 	region *cachedRegion
+	slot   uint32
 }
+
+// Ledger returns the ledger words of the region that the view is of, one per
+// slot; nil if it was opened ReadOnly or ref holds nothing. They are valid until
+// Release.
+func (ref Ref) Ledger() []uint64 {
+	if ref.region == nil {
+		return nil
+	}
+	return ref.region.mapping.LedgerWords()
+}
+
+// SlotIndex returns the slot that the view is in: the index of its ledger word.
+func (ref Ref) SlotIndex() uint32 { return ref.slot }
 
 // CacheStats counts what a Cache holds.
 type CacheStats struct {
@@ -52,30 +67,46 @@ func NewCache() *Cache {
 
 // Open maps a region, at once rather than with the first view of it: a region
 // that is unlinked meanwhile can be read by those who have it mapped. Opening the
-// same region again does nothing. Errors are those of Map, or wrap
-// ErrRegionExists or ErrTooManyRegions.
-func (c *Cache) Open(id wire.RegionID, name string, g Geometry) error {
+// same region again does nothing, also under another name: a broker that takes
+// over from another one renames the regions, and what is mapped stays right.
+// Errors are those of Map, or wrap ErrRegionExists (another geometry, or less
+// access than asked for now) or ErrTooManyRegions.
+func (c *Cache) Open(id wire.RegionID, name string, g Geometry, access Access) error {
 	if r := c.regions[id]; r != nil {
-		if r.name == name && r.mapping.Geometry() == g {
-			return nil
+		if have := r.mapping; have.Geometry() != g || have.Access() < access {
+			return fmt.Errorf("shmpool: open region %d as %s (%v, %v): %w: %v, %v",
+				uint64(id), name, g, access, ErrRegionExists, have.Geometry(), have.Access())
 		}
-		return fmt.Errorf("shmpool: open region %d as %s (%v): %w: %s (%v)",
-			uint64(id), name, g, ErrRegionExists, r.name, r.mapping.Geometry())
+		return nil
 	}
 	if len(c.regions)+c.closing >= CacheRegionsMax {
 		return fmt.Errorf("shmpool: open region %d: %w: %d", uint64(id), ErrTooManyRegions, CacheRegionsMax)
 	}
-	m, err := Map(name, id, g, false)
+	m, err := Map(name, id, g, access)
 	if err != nil {
 		return err
 	}
-	c.regions[id] = &cachedRegion{name: name, mapping: m}
+	c.regions[id] = &cachedRegion{mapping: m}
 	return nil
+}
+
+// Mapping returns the mapping of an open region, so that it can be prefaulted,
+// or nil. It stays the cache's to close.
+func (c *Cache) Mapping(id wire.RegionID) *Mapping {
+	if r := c.regions[id]; r != nil {
+		return r.mapping
+	}
+	return nil
+}
+
+// Regions returns the ids of the open regions, in order.
+func (c *Cache) Regions() []wire.RegionID {
+	return slices.Sorted(maps.Keys(c.regions))
 }
 
 // View returns the length bytes at offset of an open region, and a Ref that
 // keeps them mapped until it is released. The bytes are read-only: writing to
-// them is a segmentation fault. Errors wrap ErrUnknownRegion or, for a range that
+// them is a segmentation fault, unless the region was opened ReadWrite. Errors wrap ErrUnknownRegion or, for a range that
 // does not lie within one slot, ErrBounds.
 func (c *Cache) View(id wire.RegionID, offset, length uint64) ([]byte, Ref, error) {
 	r := c.last
@@ -91,7 +122,8 @@ func (c *Cache) View(id wire.RegionID, offset, length uint64) ([]byte, Ref, erro
 		return nil, Ref{}, fmt.Errorf("shmpool: view of region %d: %w", uint64(id), err)
 	}
 	r.views++
-	return b, Ref{region: r}, nil
+	// Slice has checked that the range lies in a slot.
+	return b, Ref{region: r, slot: r.mapping.geometry.slotAt(offset)}, nil
 }
 
 // Release ends a view. The bytes must not be touched any more. It unmaps the

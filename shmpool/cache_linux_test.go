@@ -17,7 +17,7 @@ import (
 // fillSlot0 makes the start of slot 0 say which region it is.
 func fillSlot0(tb testing.TB, name string, id wire.RegionID, g Geometry) string {
 	tb.Helper()
-	m := mustMap(tb, name, id, g, true)
+	m := mustMap(tb, name, id, g, ReadWrite)
 	b, err := m.Slice(HeaderBytes, 32)
 	if err != nil {
 		tb.Fatal(err)
@@ -36,14 +36,14 @@ func TestCacheViews(t *testing.T) {
 		t.Fatalf("view before open: %v", err)
 	}
 	for range 2 { // again is fine
-		if err := c.Open(7, name, g); err != nil {
+		if err := c.Open(7, name, g, ReadOnly); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := c.Open(7, name, Geometry{8192, 2}); !errors.Is(err, ErrRegionExists) {
+	if err := c.Open(7, name, Geometry{8192, 2}, ReadOnly); !errors.Is(err, ErrRegionExists) {
 		t.Fatalf("open with another geometry: %v", err)
 	}
-	if err := c.Open(8, testPrefix+"-missing", g); !errors.Is(err, fs.ErrNotExist) {
+	if err := c.Open(8, testPrefix+"-missing", g, ReadOnly); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("open of nothing: %v", err)
 	}
 	b, ref, err := c.View(7, HeaderBytes, uint64(len(text)))
@@ -90,7 +90,7 @@ func TestCacheViews(t *testing.T) {
 func TestCacheHostileRanges(t *testing.T) {
 	g := smallGeometry
 	c := NewCache()
-	if err := c.Open(7, makeRegion(t, "hostile", 7, g), g); err != nil {
+	if err := c.Open(7, makeRegion(t, "hostile", 7, g), g, ReadOnly); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range [][2]uint64{
@@ -114,7 +114,7 @@ func TestCacheLimit(t *testing.T) {
 	g := Geometry{4096, 1}
 	name := makeRegion(t, "limit", 1, g)
 	c := NewCache()
-	if err := c.Open(1, name, g); err != nil {
+	if err := c.Open(1, name, g, ReadOnly); err != nil {
 		t.Fatal(err)
 	}
 	// Entries without mappings; the limit counts closed ones that are held, too.
@@ -128,10 +128,10 @@ func TestCacheLimit(t *testing.T) {
 	if err := c.Close(1); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Open(1, name, g); err != nil {
+	if err := c.Open(1, name, g, ReadOnly); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Open(CacheRegionsMax+1, name, g); !errors.Is(err, ErrTooManyRegions) {
+	if err := c.Open(CacheRegionsMax+1, name, g, ReadOnly); !errors.Is(err, ErrTooManyRegions) {
 		t.Fatalf("one too many: %v", err)
 	}
 	if err := errors.Join(c.Release(ref), c.CloseAll()); err != nil {
@@ -176,7 +176,7 @@ func TestCacheModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"open": func(t *rapid.T) {
 				id := pick(t)
-				if err := c.Open(id, names[id-1], g); err != nil {
+				if err := c.Open(id, names[id-1], g, ReadOnly); err != nil {
 					t.Fatal(err)
 				}
 				open[id] = true
@@ -270,7 +270,7 @@ func newBenchCache(tb testing.TB) *Cache {
 	g := Geometry{SlotBytes: 1 << 20, Slots: 4}
 	c := NewCache()
 	for id := wire.RegionID(1); id <= 2; id++ {
-		if err := c.Open(id, makeRegion(tb, fmt.Sprintf("bench%d", id), id, g), g); err != nil {
+		if err := c.Open(id, makeRegion(tb, fmt.Sprintf("bench%d", id), id, g), g, ReadOnly); err != nil {
 			tb.Fatal(err)
 		}
 	}

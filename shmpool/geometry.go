@@ -64,7 +64,12 @@ func (g Geometry) SlotIndex(offset uint64) (uint32, error) {
 	if offset < HeaderBytes || offset >= g.Bytes() {
 		return 0, fmt.Errorf("shmpool: %w: offset %d, slots are from %d to %d", ErrBounds, offset, uint64(HeaderBytes), g.Bytes())
 	}
-	return uint32((offset - HeaderBytes) / g.SlotBytes), nil
+	return g.slotAt(offset), nil
+}
+
+// slotAt is SlotIndex of an offset that is known to be in a slot.
+func (g Geometry) slotAt(offset uint64) uint32 {
+	return uint32((offset - HeaderBytes) / g.SlotBytes)
 }
 
 // Contains returns nil if all of [offset, offset+length) lies inside one slot,

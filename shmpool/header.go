@@ -18,7 +18,8 @@ import (
 //	    12      4  number of slots
 //	    16      8  bytes of a slot
 //	    24      8  region id
-//	   512   3584  one 8-byte word per slot, reserved
+//	   512   3584  the ledger: one 8-byte word per slot, a bit for each that may
+//	               still read it; changed with atomic operations only
 const (
 	headerMagic         = "BROKERDR"
 	headerVersion       = 1

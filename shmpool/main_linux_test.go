@@ -54,9 +54,9 @@ func makeRegion(tb testing.TB, tag string, id wire.RegionID, g Geometry) string 
 }
 
 // mustMap maps a region until the end of the test.
-func mustMap(tb testing.TB, name string, id wire.RegionID, g Geometry, writable bool) *Mapping {
+func mustMap(tb testing.TB, name string, id wire.RegionID, g Geometry, access Access) *Mapping {
 	tb.Helper()
-	m, err := Map(name, id, g, writable)
+	m, err := Map(name, id, g, access)
 	if err != nil {
 		tb.Fatal(err)
 	}

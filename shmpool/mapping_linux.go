@@ -17,21 +17,20 @@ import (
 // has it built in, so it is no setting here either.
 const Dir = "/dev/shm"
 
-// Map maps the region called name: writable for the node that it is leased to,
-// read-only for everyone else. The geometry is the one that the broker told; the
+// Map maps the region called name. The geometry is the one that the broker told; the
 // file must be long enough for it and start with its header, else the error wraps
 // ErrRegionFile or ErrHeader. Errors of the system keep their errno; one that is
 // fs.ErrNotExist means that the region was unlinked.
-func Map(name string, id wire.RegionID, g Geometry, writable bool) (*Mapping, error) {
+func Map(name string, id wire.RegionID, g Geometry, access Access) (*Mapping, error) {
 	if err := g.Validate(); err != nil {
 		return nil, err
 	}
 	if g.Bytes() > math.MaxInt {
 		return nil, fmt.Errorf("shmpool: map %s: %w: %d bytes on a 32-bit system", name, ErrGeometry, g.Bytes())
 	}
-	mode := unix.O_RDONLY
-	if writable {
-		mode = unix.O_RDWR
+	mode := unix.O_RDWR
+	if access == ReadOnly {
+		mode = unix.O_RDONLY
 	}
 	fd, size, err := openObject(name, mode)
 	if err != nil {
@@ -42,19 +41,35 @@ func Map(name string, id wire.RegionID, g Geometry, writable bool) (*Mapping, er
 	if size < g.Bytes() {
 		return nil, fmt.Errorf("shmpool: map %s: %w: %d bytes long, %v needs %d", name, ErrRegionFile, size, g, g.Bytes())
 	}
-	prot := unix.PROT_READ
-	if writable {
-		prot |= unix.PROT_WRITE
+	m := &Mapping{id: id, geometry: g, access: access}
+	if err := m.mapPages(fd); err != nil {
+		return nil, errors.Join(fmt.Errorf("shmpool: map %s, %d bytes: %w", name, g.Bytes(), err), m.Close())
 	}
-	data, err := unix.Mmap(fd, 0, int(g.Bytes()), prot, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("shmpool: map %s, %d bytes: %w", name, g.Bytes(), err)
-	}
-	m := &Mapping{id: id, geometry: g, writable: writable, data: data}
 	if err := m.checkHeader(); err != nil {
 		return nil, errors.Join(fmt.Errorf("shmpool: map %s: %w", name, err), m.Close())
 	}
 	return m, nil
+}
+
+// mapPages makes the mappings. A receiver's ledger is a second mapping of the
+// header, not a part of the first made writable: a page may be larger than the
+// header, and then payloads would become writable with it.
+func (m *Mapping) mapPages(fd int) (err error) {
+	prot := unix.PROT_READ
+	if m.access == ReadWrite {
+		prot |= unix.PROT_WRITE
+	}
+	m.data, err = unix.Mmap(fd, 0, int(m.geometry.Bytes()), prot, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	switch m.access {
+	case ReadWrite:
+		m.header = m.data[:HeaderBytes:HeaderBytes]
+	case ReadLedger:
+		m.header, err = unix.Mmap(fd, 0, HeaderBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	}
+	return err
 }
 
 // openObject opens an existing shared memory object without following links or
@@ -92,37 +107,63 @@ func (m *Mapping) checkHeader() error {
 	return catchFault(func() error { return CheckHeader(m.data[:HeaderBytes], m.id, m.geometry) })
 }
 
+// prefaultStepBytes is how much Prefault does at a time, so that a Close beside
+// it waits for a few milliseconds at most.
+const prefaultStepBytes = 4 << 20
+
 // Prefault has the kernel enter all pages of the region in this process's page
 // tables (and allocate those that do not exist yet, if the mapping is writable),
 // so that the first payloads do not pay for it: a first touch costs about 20
-// times as much as a warm one. Contents are not changed.
+// times as much as a warm one. Contents are not changed. It may run in a
+// goroutine of its own while the mapping is used; a Close ends it early, with
+// os.ErrClosed.
 func (m *Mapping) Prefault() error {
+	if m.access == ReadLedger {
+		if err := m.prefaultStep(func() []byte { return m.header }, true); err != nil {
+			return err
+		}
+	}
+	for start := uint64(0); start < m.geometry.Bytes(); start += prefaultStepBytes {
+		end := min(start+prefaultStepBytes, m.geometry.Bytes())
+		step := func() []byte { return m.data[start:end] }
+		if err := m.prefaultStep(step, m.access == ReadWrite); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prefaultStep enters the pages that part returns, if the mapping is still there.
+func (m *Mapping) prefaultStep(part func() []byte, write bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.data == nil {
 		return os.ErrClosed
 	}
+	pages := part()
 	advice := unix.MADV_POPULATE_READ
-	if m.writable {
+	if write {
 		advice = unix.MADV_POPULATE_WRITE
 	}
 	for {
-		switch err := unix.Madvise(m.data, advice); {
+		switch err := unix.Madvise(pages, advice); {
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 			continue
 		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
-			return m.touch() // kernels before 5.14
+			return touch(pages, write) // kernels before 5.14
 		default:
-			return fmt.Errorf("shmpool: prefault %d bytes: %w", len(m.data), err)
+			return fmt.Errorf("shmpool: prefault %d bytes: %w", len(pages), err)
 		}
 	}
 }
 
 // touch does by hand what MADV_POPULATE does.
-func (m *Mapping) touch() error {
+func touch(pages []byte, write bool) error {
 	return catchFault(func() error {
-		for offset := 0; offset < len(m.data); offset += PageBytes {
-			touchWord(&m.data[offset], m.writable)
+		for offset := 0; offset < len(pages); offset += PageBytes {
+			touchWord(&pages[offset], write)
 		}
 		return nil
 	})
@@ -150,12 +191,18 @@ func catchFault(f func() error) (err error) {
 // Close unmaps the region. Slices of it are invalid from then on. Closing again
 // does nothing.
 func (m *Mapping) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.data == nil {
 		return nil
 	}
-	data := m.data
-	m.data = nil
-	if err := unix.Munmap(data); err != nil {
+	data, header := m.data, m.header
+	m.data, m.header = nil, nil
+	err := unix.Munmap(data)
+	if m.access == ReadLedger && header != nil {
+		err = errors.Join(err, unix.Munmap(header))
+	}
+	if err != nil {
 		return fmt.Errorf("shmpool: unmap region %d: %w", uint64(m.id), err)
 	}
 	return nil

@@ -18,8 +18,8 @@ var smallGeometry = Geometry{SlotBytes: 8192, Slots: 3}
 func TestMapSharesMemory(t *testing.T) {
 	name := makeRegion(t, "share", 5, smallGeometry)
 	fds := openFDs(t)
-	w := mustMap(t, name, 5, smallGeometry, true)
-	r := mustMap(t, name, 5, smallGeometry, false)
+	w := mustMap(t, name, 5, smallGeometry, ReadWrite)
+	r := mustMap(t, name, 5, smallGeometry, ReadOnly)
 	if n := openFDs(t); n != fds {
 		t.Errorf("%d descriptors were kept", n-fds)
 	}
@@ -49,7 +49,7 @@ func TestMapSharesMemory(t *testing.T) {
 	if string(src) != "hello" {
 		t.Fatal("memory went with the name")
 	}
-	if _, err := Map(name, 5, smallGeometry, false); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Map(name, 5, smallGeometry, ReadOnly); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("map after unlink: %v", err)
 	}
 }
@@ -64,7 +64,7 @@ func faults(f func()) (did bool) {
 
 func TestMapClose(t *testing.T) {
 	name := makeRegion(t, "close", 5, smallGeometry)
-	m := mustMap(t, name, 5, smallGeometry, true)
+	m := mustMap(t, name, 5, smallGeometry, ReadWrite)
 	b, err := m.Slice(HeaderBytes, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -121,13 +121,13 @@ func TestMapRefuses(t *testing.T) {
 		{"larger geometry", good, 5, Geometry{8192, 4}, ErrRegionFile},
 		{"bad geometry", good, 5, Geometry{8191, 3}, ErrGeometry},
 	} {
-		for _, writable := range []bool{false, true} {
-			m, err := Map(c.name, 5, c.g, writable)
+		for _, access := range []Access{ReadOnly, ReadLedger, ReadWrite} {
+			m, err := Map(c.name, 5, c.g, access)
 			if c.id != 5 {
-				m, err = Map(c.name, 6, c.g, writable)
+				m, err = Map(c.name, 6, c.g, access)
 			}
 			if m != nil || !errors.Is(err, c.want) {
-				t.Errorf("%s (writable %v): %v, want %v", c.what, writable, err, c.want)
+				t.Errorf("%s (%v): %v, want %v", c.what, access, err, c.want)
 			}
 		}
 	}
@@ -139,22 +139,22 @@ func TestMapRefuses(t *testing.T) {
 func TestPrefault(t *testing.T) {
 	g := Geometry{SlotBytes: 1 << 20, Slots: 2}
 	name := makeRegion(t, "prefault", 5, g)
-	for _, touch := range []bool{false, true} {
-		for _, writable := range []bool{true, false} {
-			m := mustMap(t, name, 5, g, writable)
+	for _, byHand := range []bool{false, true} {
+		for _, access := range []Access{ReadWrite, ReadLedger, ReadOnly} {
+			m := mustMap(t, name, 5, g, access)
 			// The header has been read, and the kernel maps some pages around a fault.
 			if before := resident(t, m); before > int(g.Bytes()/PageBytes/2) {
 				t.Fatalf("%d pages are mapped before", before)
 			}
 			prefault := m.Prefault
-			if touch {
-				prefault = m.touch
+			if byHand {
+				prefault = func() error { return touch(m.data, access == ReadWrite) }
 			}
 			if err := prefault(); err != nil {
 				t.Fatal(err)
 			}
 			if got, want := resident(t, m), int(g.Bytes()/PageBytes); got != want {
-				t.Errorf("touch %v, writable %v: %d of %d pages", touch, writable, got, want)
+				t.Errorf("by hand %v, %v: %d of %d pages", byHand, access, got, want)
 			}
 			if err := CheckHeader(m.data, 5, g); err != nil {
 				t.Error(err)
@@ -190,11 +190,11 @@ func resident(t *testing.T, m *Mapping) int {
 // package touches the memory.
 func TestShrunkRegion(t *testing.T) {
 	name := makeRegion(t, "shrunk", 5, smallGeometry)
-	m := mustMap(t, name, 5, smallGeometry, true)
+	m := mustMap(t, name, 5, smallGeometry, ReadWrite)
 	if err := os.Truncate(filepath.Join(Dir, name), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.touch(); !errors.Is(err, ErrRegionFile) {
+	if err := touch(m.data, true); !errors.Is(err, ErrRegionFile) {
 		t.Errorf("touch: %v", err)
 	}
 	if err := m.checkHeader(); !errors.Is(err, ErrRegionFile) {
@@ -212,8 +212,8 @@ func TestShrunkRegion(t *testing.T) {
 func TestSlotsMangle(t *testing.T) {
 	g := Geometry{SlotBytes: 16384, Slots: 2}
 	name := makeRegion(t, "mangle", 5, g)
-	m := mustMap(t, name, 5, g, true)
-	r := mustMap(t, name, 5, g, false)
+	m := mustMap(t, name, 5, g, ReadWrite)
+	r := mustMap(t, name, 5, g, ReadOnly)
 	s := NewSlots()
 	if err := s.Add(5, g, m); err != nil {
 		t.Fatal(err)
@@ -248,7 +248,7 @@ func BenchmarkMapUnmap(b *testing.B) {
 	name := makeRegion(b, "bench", 1, g)
 	b.ReportAllocs()
 	for b.Loop() {
-		m, err := Map(name, 1, g, false)
+		m, err := Map(name, 1, g, ReadOnly)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func BenchmarkPrefault(b *testing.B) {
 	name := makeRegion(b, "bench", 1, g)
 	b.SetBytes(int64(g.Bytes()))
 	for b.Loop() {
-		m, err := Map(name, 1, g, true)
+		m, err := Map(name, 1, g, ReadWrite)
 		if err != nil {
 			b.Fatal(err)
 		}

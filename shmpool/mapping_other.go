@@ -8,7 +8,7 @@ import "github.com/brokerd/brokerd/wire"
 const Dir = ""
 
 // Map returns ErrUnsupported: nodes on this platform send payloads inline.
-func Map(string, wire.RegionID, Geometry, bool) (*Mapping, error) {
+func Map(string, wire.RegionID, Geometry, Access) (*Mapping, error) {
 	return nil, ErrUnsupported
 }
 

@@ -8,7 +8,8 @@ import (
 
 func TestSlotClassKnown(t *testing.T) {
 	for _, c := range []struct{ n, want uint64 }{
-		{0, 4096}, {1, 4096}, {4096, 4096}, {4097, 8192}, {12288, 12288}, {16384, 16384},
+		{0, 128}, {1, 128}, {128, 128}, {129, 256}, {256, 256}, {257, 512}, {513, 1024}, {1025, 2048},
+		{2048, 2048}, {2049, 4096}, {4096, 4096}, {4097, 8192}, {12288, 12288}, {16384, 16384},
 		{16385, 20480}, {20481, 24576}, {28672, 28672}, {28673, 32768}, {32769, 40960},
 		{640 * 480 * 3, 224*PageBytes + 32*PageBytes}, // VGA in RGB: 225 pages, one more than a class has
 		{40 << 20, 40 << 20}, {40<<20 + 1, 48 << 20},
@@ -23,7 +24,7 @@ func TestSlotClassKnown(t *testing.T) {
 // TestSlotClassAll goes through every page count up to 1 GiB: a list of classes
 // found by brute force has to agree.
 func TestSlotClassAll(t *testing.T) {
-	var classes []uint64
+	classes := []uint64{128, 256, 512, 1024, 2048}
 	for p := uint64(1); p < 4; p++ {
 		classes = append(classes, p*PageBytes)
 	}
@@ -34,7 +35,13 @@ func TestSlotClassAll(t *testing.T) {
 	}
 	classes = append(classes, SlotBytesMax)
 	i := 0
-	for n := uint64(PageBytes); n <= SlotBytesMax; n += PageBytes {
+	step := func(n uint64) uint64 { // every length below two pages, then every page
+		if n < 2*PageBytes {
+			return n + 1
+		}
+		return n + PageBytes
+	}
+	for n := uint64(1); n <= SlotBytesMax; n = step(n) {
 		for classes[i] < n {
 			i++
 		}
@@ -61,8 +68,8 @@ func TestSlotClassProperties(t *testing.T) {
 		if class < n {
 			t.Fatalf("class %d does not hold %d", class, n)
 		}
-		if class%PageBytes != 0 || class == 0 {
-			t.Fatalf("class %d is not whole pages", class)
+		if class < SlotBytesMin || class%PayloadAlign != 0 || class > PageBytes && class%PageBytes != 0 {
+			t.Fatalf("class %d is not whole pages, nor a part of one", class)
 		}
 		if SlotClass(class) != class {
 			t.Fatalf("class of class %d is %d", class, SlotClass(class))
@@ -73,7 +80,7 @@ func TestSlotClassProperties(t *testing.T) {
 		if waste := class - n; n > 16<<10 && waste*4 > n {
 			t.Fatalf("%d of %d bytes wasted for %d", waste, class, n)
 		}
-		if class-n >= PageBytes && n <= 16<<10 && n > 0 {
+		if class-n >= max(min(n, PageBytes), SlotBytesMin) && n <= 16<<10 && n > 0 {
 			t.Fatalf("%d bytes get %d: more than the page begun", n, class)
 		}
 	})

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// takeWasteMax is how many times larger than the class of a payload the slot
-	// given for it may be. More would let a trickle of small messages eat the
-	// slots of the large ones, each of which took a whole region to get.
+	// takeWasteMax is how many times larger than the class of a payload, or than a
+	// page, the slot given for it may be. More would let a trickle of small messages
+	// eat the slots of the large ones, each of which took a whole region to get.
 	takeWasteMax = 4
 
 	// mangledByte and the two lengths say what Free does to a payload when
@@ -132,17 +132,18 @@ func (s *Slots) class(slotBytes uint64) *slotClass {
 
 // Take returns a free slot that holds n bytes: of the smallest size that fits,
 // the one freed last. It returns false if there is none of at most four times
-// the size class of n; the caller asks for another region then.
+// the size class of n, or four pages; the caller asks for another region then.
 func (s *Slots) Take(n uint64) (Slot, bool) {
 	fit := SlotClass(n)
 	if fit == 0 {
 		return Slot{}, false
 	}
+	largest := takeWasteMax * max(fit, PageBytes)
 	for _, c := range s.classes {
 		if c.slotBytes < fit || len(c.free) == 0 {
 			continue
 		}
-		if c.slotBytes > takeWasteMax*fit {
+		if c.slotBytes > largest {
 			break
 		}
 		last := len(c.free) - 1

@@ -42,7 +42,7 @@ func (r *modelRegion) used() int {
 }
 
 func (m *slotsModel) add(t *rapid.T) {
-	classes := []uint64{4096, 8192, 20480, 32768, 131072}
+	classes := []uint64{128, 1024, 4096, 8192, 20480, 32768, 131072}
 	g := Geometry{
 		SlotBytes: rapid.SampledFrom(classes).Draw(t, "class"),
 		Slots:     rapid.Uint32Range(1, 4).Draw(t, "slots"),
@@ -67,7 +67,7 @@ func (m *slotsModel) pick(n uint64) (id wire.RegionID, index int, ok bool) {
 	var best modelSlot
 	var bestBytes uint64
 	for rid, r := range m.regions {
-		if r.retired || r.geometry.SlotBytes < n || r.geometry.SlotBytes > takeWasteMax*SlotClass(n) {
+		if r.retired || r.geometry.SlotBytes < n || r.geometry.SlotBytes > takeWasteMax*max(SlotClass(n), PageBytes) {
 			continue
 		}
 		for k, s := range r.slots {

@@ -43,7 +43,7 @@ func TestCreate(t *testing.T) {
 		if size := uint64(st.Size); size != smallGeometry.Bytes() || uint64(st.Blocks)*512 < size {
 			t.Errorf("%d bytes, %d blocks", st.Size, st.Blocks)
 		}
-		w, err := shmpool.Map(r.Name(), 0x2a, smallGeometry, true)
+		w, err := shmpool.Map(r.Name(), 0x2a, smallGeometry, shmpool.ReadWrite)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +175,7 @@ func TestReadOfReplacedFile(t *testing.T) {
 func TestUnlinkAndClose(t *testing.T) {
 	eachBackend(t, func(t *testing.T, a *Allocator) {
 		r := mustCreate(t, a, 1, smallGeometry)
-		m, err := shmpool.Map(r.Name(), 1, smallGeometry, false)
+		m, err := shmpool.Map(r.Name(), 1, smallGeometry, shmpool.ReadOnly)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,7 +185,7 @@ func TestUnlinkAndClose(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := shmpool.Map(r.Name(), 1, smallGeometry, false); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := shmpool.Map(r.Name(), 1, smallGeometry, shmpool.ReadOnly); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("map after unlink: %v", err)
 		}
 		if err := a.Close(); !errors.Is(err, ErrRegionsOpen) {
