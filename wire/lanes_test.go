@@ -42,7 +42,7 @@ func laneSamples(meta RawMetadata) []sample {
 				{Lane: lane, Role: LaneSender, Port: "image", Peer: "edges/frame", Bit: 2, QueueSize: 10, HoldTimeoutMS: 10_000,
 					Name: name("b"), SlotBytes: 2048, PeerBellRegion: peerBell},
 				{Lane: lane + 4, Role: LaneReceiver, Port: "in", Peer: "plan/way", Bit: LaneBitMax, QueueSize: 1, Policy: PolicyDropNewest,
-					Name: name("f"), SlotBytes: 1280, PeerBellRegion: bell + 7}}}},
+					Name: name("f"), SlotBytes: 2048, PeerBellRegion: bell + 7}}}},
 		{"adopt, nothing", &Adopt{Instance: "5f3a9c01"}},
 		{"adopted", &Adopted{Regions: []AdoptedRegion{{Region: region, Name: "brokerd-77aa0102-2-8899aabbccddeeff"},
 			{Region: lane, Name: "brokerd-77aa0102-b-8899aabbccddeeff"}}, Lanes: []RegionID{lane}, Bell: true}},
@@ -51,7 +51,7 @@ func laneSamples(meta RawMetadata) []sample {
 }
 
 func grantWith(at int, v any) []byte {
-	fields := []any{29, 9, 0, 0, 0, 1, 0, 0, "lane", 1280, 7, "bell", 8, "peer", "edges/frame"}
+	fields := []any{29, 9, 0, 0, 0, 1, 0, 0, "lane", 2048, 7, "bell", 8, "peer", "edges/frame"}
 	fields[at] = v
 	return body(fields...)
 }
@@ -63,7 +63,7 @@ func adoptRegionWith(at int, v any) []byte {
 }
 
 func adoptLaneWith(at int, v any) []byte {
-	lane := []any{9, 0, "image", "edges/frame", 0, 1, 0, 0, "lane", 1280, 8}
+	lane := []any{9, 0, "image", "edges/frame", 0, 1, 0, 0, "lane", 2048, 8}
 	lane[at] = v
 	return body(36, "i", 0, "", list(), list(list(lane...)))
 }
@@ -76,7 +76,7 @@ func addLanes(add func(string, []byte)) {
 	add("publish: lanes announced but missing", body(6, 0, 0, 1, 0, 0, 0, 0, 0, nil, nil, raw{}))
 	add("flow: brokered over u32", body(10, 0, 1, 1, 1, uint64(1)<<32))
 	add("attach: adopting is an integer", body(3, []byte{}, 1))
-	add("lane_grant: too few fields", body(29, 9, 0, 0, 0, 1, 0, 0, "lane", 1280, 7, "bell", 8, "peer"))
+	add("lane_grant: too few fields", body(29, 9, 0, 0, 0, 1, 0, 0, "lane", 2048, 7, "bell", 8, "peer"))
 	add("lane_grant: lane 0", grantWith(1, 0))
 	add("lane_grant: unknown role", grantWith(2, 2))
 	add("lane_grant: port over u32", grantWith(3, uint64(1)<<32))
