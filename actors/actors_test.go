@@ -57,6 +57,10 @@ func (m *memory) Create(id wire.RegionID, g shmpool.Geometry) (pool.Region, erro
 	return r, nil
 }
 
+func (m *memory) Adopt(_ string, id wire.RegionID, g shmpool.Geometry) (pool.Region, error) {
+	return m.Create(id, g)
+}
+
 func (m *memory) count() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -161,7 +165,7 @@ func newRig(t *testing.T, wrap func(zapcore.Core) zapcore.Core) *rig {
 	}
 	g := &rig{t: t, memory: &memory{}, logs: logs, journal: NewJournal(zap.New(core))}
 	var err error
-	if g.pool, err = NewPoolActor(testLimits, g.memory, zap.NewNop()); err != nil {
+	if g.pool, err = NewPoolActor(testLimits, 0, g.memory, zap.NewNop()); err != nil {
 		t.Fatal(err)
 	}
 	w := &world{t: t, dead: map[ConnID]bool{}}
@@ -398,7 +402,7 @@ func TestStopDuringCreation(t *testing.T) {
 func TestReturnWaitsForReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{reads: make(chan struct{})}
-		p, err := NewPoolActor(testLimits, m, zap.NewNop())
+		p, err := NewPoolActor(testLimits, 0, m, zap.NewNop())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -441,7 +445,7 @@ func BenchmarkRouter(b *testing.B) {
 	conn := &notify{sent: make(chan struct{}, 8)}
 	l.c.sessions[2].conn = conn
 	journal := NewJournal(zap.NewNop())
-	p, err := NewPoolActor(testLimits, &memory{}, zap.NewNop())
+	p, err := NewPoolActor(testLimits, 0, &memory{}, zap.NewNop())
 	if err != nil {
 		b.Fatal(err)
 	}

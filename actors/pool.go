@@ -103,9 +103,10 @@ const (
 	largeBytesMin = 16 << 20
 )
 
-// NewPoolActor makes a pool actor over an allocator.
-func NewPoolActor(limits pool.Limits, allocator pool.Allocator, log *zap.Logger) (*PoolActor, error) {
-	books, err := pool.New(limits, func(id wire.RegionID, err error) {
+// NewPoolActor makes a pool actor over an allocator. instance is the upper half of
+// the ids of its regions.
+func NewPoolActor(limits pool.Limits, instance uint32, allocator pool.Allocator, log *zap.Logger) (*PoolActor, error) {
+	books, err := pool.New(limits, instance, func(id wire.RegionID, err error) {
 		log.Warn("region could not be closed", zap.Uint64("region", uint64(id)), zap.Error(err))
 	})
 	if err != nil {

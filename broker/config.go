@@ -98,9 +98,15 @@ type Config struct {
 	CacheBytes uint64
 	// CacheAge is how long a free region is kept.
 	CacheAge time.Duration
-	// RegionsMax is the number of regions that all nodes together may hold. Each
-	// takes a file descriptor of the broker.
+	// RegionsMax is the number of regions that all nodes together may hold: those
+	// of payloads, and one for each lane and for each node that has lanes. Each
+	// takes file descriptors of the broker.
 	RegionsMax int
+	// Lanes says whether local nodes may be given direct paths to each other.
+	Lanes bool
+	// AdoptGrace is how long nodes of a broker that died may bring what it had
+	// given them. Then its shared memory is removed.
+	AdoptGrace time.Duration
 }
 
 // FrameBytesSpare is the part of FrameBytesMax's default beyond 64 MiB of
@@ -144,6 +150,8 @@ func Defaults() Config {
 		CacheBytes:        min(256<<20, total/4),
 		CacheAge:          30 * time.Second,
 		RegionsMax:        4096,
+		Lanes:             true,
+		AdoptGrace:        10 * time.Second,
 	}
 }
 
@@ -203,6 +211,7 @@ func (c *Config) validateLimits(bad func(string, ...any)) {
 	}{
 		{"handshake_timeout", c.HandshakeTimeout}, {"heartbeat", c.HeartbeatInterval},
 		{"slow_timeout", c.SlowTimeout}, {"linger_timeout", c.LingerTimeout}, {"drain_timeout", c.DrainTimeout},
+		{"adopt_grace", c.AdoptGrace},
 	} {
 		if t.d < time.Millisecond || t.d > 24*time.Hour {
 			bad("%s: %s is not between 1ms and 24h", t.name, t.d)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 
 	"go.uber.org/zap"
 
@@ -37,6 +38,14 @@ func (m sharedMemory) Create(id wire.RegionID, g shmpool.Geometry) (pool.Region,
 	return region, nil
 }
 
+func (m sharedMemory) Adopt(name string, id wire.RegionID, g shmpool.Geometry) (pool.Region, error) {
+	region, err := m.Allocator.Adopt(name, id, g)
+	if err != nil {
+		return nil, err
+	}
+	return region, nil
+}
+
 func (m sharedMemory) offered() bool { return true }
 
 // noMemory is a broker without shared memory: every node is remote to it, and
@@ -44,6 +53,9 @@ func (m sharedMemory) offered() bool { return true }
 type noMemory struct{ instance string }
 
 func (m noMemory) Create(wire.RegionID, shmpool.Geometry) (pool.Region, error) {
+	return nil, fmt.Errorf("%w: this broker offers none", wire.ErrNoMemory)
+}
+func (m noMemory) Adopt(string, wire.RegionID, shmpool.Geometry) (pool.Region, error) {
 	return nil, fmt.Errorf("%w: this broker offers none", wire.ErrNoMemory)
 }
 func (m noMemory) Probe() (string, uint64, uint32)           { return "", 0, 0 }
@@ -61,6 +73,15 @@ func newInstance() string {
 	return hex.EncodeToString(id)
 }
 
+// instanceNumber is an instance id as the upper half of region ids.
+func instanceNumber(instance string) uint32 {
+	n, err := strconv.ParseUint(instance, 16, 32)
+	if err != nil {
+		panic("broker: instance id " + instance) // 8 hex digits, made here or by alloc
+	}
+	return uint32(n)
+}
+
 func (b *Broker) filesPerRegion() int {
 	if !b.cfg.SharedMemory {
 		return 0
@@ -68,18 +89,11 @@ func (b *Broker) filesPerRegion() int {
 	return alloc.RegionFDs
 }
 
-// openMemory clears up after brokers that were killed, and starts an instance of
-// its own. Where shared memory cannot be used, that is a warning.
+// openMemory starts an instance of shared memory. Where it cannot be used, that is
+// a warning.
 func (b *Broker) openMemory() memory {
 	if !b.cfg.SharedMemory {
 		return noMemory{instance: newInstance()}
-	}
-	removed, err := alloc.Sweep(b.cfg.ShmPrefix)
-	if err != nil {
-		b.log.Warn("shared memory of dead brokers could not all be removed", zap.Error(err))
-	}
-	if len(removed) > 0 {
-		b.log.Info("shared memory of dead brokers removed", zap.Int("count", len(removed)), zap.Strings("names", removed))
 	}
 	a, err := alloc.Open(alloc.Config{Prefix: b.cfg.ShmPrefix, Mode: b.cfg.ShmMode, GID: b.cfg.ShmGID})
 	if err != nil {
@@ -91,11 +105,12 @@ func (b *Broker) openMemory() memory {
 
 // startRouter starts the actors. addr is where nodes reach the broker.
 func (b *Broker) startRouter(p *parts, addr string, budget fileBudget) (err error) {
+	p.leftovers = b.clearUp()
 	p.memory = b.openMemory()
 	p.pool, err = actors.NewPoolActor(pool.Limits{
 		TotalBytes: max(1, b.cfg.TotalBytes), NodeBytes: max(1, b.cfg.NodeBytes), Regions: max(1, budget.regions),
 		CacheBytes: b.cfg.CacheBytes, CacheAge: b.cfg.CacheAge,
-	}, p.memory, b.log.Named("pool"))
+	}, instanceNumber(p.memory.Instance()), p.memory, b.log.Named("pool"))
 	if err != nil {
 		return err
 	}
@@ -104,7 +119,8 @@ func (b *Broker) startRouter(p *parts, addr string, budget fileBudget) (err erro
 		Version: b.cfg.Version, Instance: p.memory.Instance(), Addr: addr,
 		FrameBytesMax: b.cfg.FrameBytesMax, InlineBytesMax: uint32(b.cfg.InlineBytesMax),
 		HeartbeatInterval: b.cfg.HeartbeatInterval,
-		QueueBytesMax:     b.cfg.QueueBytesMax, HeldMessagesMax: b.cfg.HeldMessagesMax, FlowsMax: b.cfg.FlowsMax,
+		Lanes:             b.cfg.Lanes && p.memory.offered(), AdoptGrace: b.cfg.AdoptGrace,
+		QueueBytesMax: b.cfg.QueueBytesMax, HeldMessagesMax: b.cfg.HeldMessagesMax, FlowsMax: b.cfg.FlowsMax,
 		SessionCounters: p.counters.addTo,
 	}
 	p.journal = actors.NewJournal(b.log)

@@ -24,17 +24,18 @@ const stepTimeout = 5 * time.Second
 // parts is everything that runs while the broker does, in the order in which it
 // was started.
 type parts struct {
-	memory   memory
-	journal  *actors.Journal
-	pool     *actors.PoolActor
-	router   *actors.Router
-	reports  *reporter
-	flusher  *flusher
-	srv      *server
-	engine   *gnet.Client
-	acceptor *acceptor
-	minder   *minder
-	web      *web
+	leftovers *leftovers
+	memory    memory
+	journal   *actors.Journal
+	pool      *actors.PoolActor
+	router    *actors.Router
+	reports   *reporter
+	flusher   *flusher
+	srv       *server
+	engine    *gnet.Client
+	acceptor  *acceptor
+	minder    *minder
+	web       *web
 
 	counters counters
 	fatal    chan error // the first reason to give up
@@ -219,6 +220,9 @@ func (b *Broker) stop(p *parts, drain bool) error {
 	}
 	if p.pool != nil {
 		problems = append(problems, within("pool", p.pool.Stop))
+	}
+	if p.leftovers != nil {
+		problems = append(problems, within("sweep", p.leftovers.stop))
 	}
 	if p.memory != nil {
 		problems = append(problems, p.memory.Close())

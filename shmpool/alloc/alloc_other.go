@@ -40,6 +40,11 @@ func (a *Allocator) Create(wire.RegionID, shmpool.Geometry) (*Region, error) {
 	return nil, shmpool.ErrUnsupported
 }
 
+// Adopt returns shmpool.ErrUnsupported.
+func (a *Allocator) Adopt(string, wire.RegionID, shmpool.Geometry) (*Region, error) {
+	return nil, shmpool.ErrUnsupported
+}
+
 // Close does nothing.
 func (a *Allocator) Close() error { return nil }
 
@@ -62,7 +67,10 @@ func (r *Region) Unlink() error { return nil }
 func (r *Region) Close() error { return nil }
 
 // Sweep finds nothing.
-func Sweep(string) (removed []string, err error) { return nil, nil }
+func Sweep(string) (Swept, error) { return Swept{}, nil }
+
+// SweepInstances finds nothing.
+func SweepInstances(string, []string, bool) (Swept, error) { return Swept{}, nil }
 
 // Free returns shmpool.ErrUnsupported.
 func Free() (availableBytes uint64, err error) { return 0, shmpool.ErrUnsupported }

@@ -140,13 +140,11 @@ func (a *Allocator) SessionAlive(session wire.SessionID) (bool, error) {
 	if a.probe == nil {
 		return false, os.ErrClosed
 	}
-	// Asks who would be in the way of a write lock; takes none.
-	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET, Start: offset, Len: 1}
-	err = retry(func() error { return unix.FcntlFlock(uintptr(a.probe.fd), unix.F_OFD_GETLK, &lock) })
+	alive, err := sessionIn(a.probe, offset, 1)
 	if err != nil {
-		return false, a.probe.errorf(fmt.Sprintf("ask for the lock of session %d on", uint64(session)), err)
+		return false, fmt.Errorf("session %d: %w", uint64(session), err)
 	}
-	return lock.Type != unix.F_UNLCK, nil
+	return alive, nil
 }
 
 // Close ends the instance and removes its probe file. All regions must be closed

@@ -25,6 +25,8 @@ var (
 	ErrFull = errors.New("shared memory file system is full")
 	// ErrConfig reports a Config that does not validate.
 	ErrConfig = errors.New("bad shared memory configuration")
+	// ErrNotAdoptable reports a region of another broker that cannot be taken over.
+	ErrNotAdoptable = errors.New("region cannot be adopted")
 	// ErrRegionsOpen reports that an Allocator was closed before its regions.
 	ErrRegionsOpen = errors.New("regions are still open")
 )
@@ -83,4 +85,13 @@ func validatePrefix(prefix string) error {
 		}
 	}
 	return nil
+}
+
+// Swept is what a sweep has done. It is good also if there was an error.
+type Swept struct {
+	// Removed are the names that were unlinked, sorted.
+	Removed []string
+	// Used are dead instances that were left because somebody may still use what
+	// they have left behind.
+	Used []string
 }

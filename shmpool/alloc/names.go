@@ -43,25 +43,44 @@ func regionName(prefix, instance string, id wire.RegionID) string {
 // parseName takes a directory entry apart. ok is false for names that no
 // Allocator with this prefix makes.
 func parseName(prefix, name string) (instance string, isProbe, ok bool) {
+	if instance, _, ok = parseRegionName(prefix, name); ok {
+		return instance, false, true
+	}
+	instance, rest, ok := cutInstance(prefix, name)
+	if !ok || rest != probeSuffix {
+		return "", false, false
+	}
+	return instance, true, true
+}
+
+// parseRegionName takes the name of a region apart.
+func parseRegionName(prefix, name string) (instance string, id wire.RegionID, ok bool) {
+	instance, rest, ok := cutInstance(prefix, name)
+	if !ok {
+		return "", 0, false
+	}
+	number, random, found := strings.Cut(rest, "-")
+	if !found || !isHex(number) || len(random) != randomHexDigits || !isHex(random) {
+		return "", 0, false
+	}
+	n, err := strconv.ParseUint(number, 16, 64)
+	if err != nil {
+		return "", 0, false
+	}
+	return instance, wire.RegionID(n), true
+}
+
+// cutInstance cuts prefix and instance id off a name.
+func cutInstance(prefix, name string) (instance, rest string, ok bool) {
 	rest, found := strings.CutPrefix(name, prefix+"-")
 	if !found {
-		return "", false, false
+		return "", "", false
 	}
 	instance, rest, found = strings.Cut(rest, "-")
 	if !found || len(instance) != instanceHexDigits || !isHex(instance) {
-		return "", false, false
+		return "", "", false
 	}
-	if rest == probeSuffix {
-		return instance, true, true
-	}
-	id, random, found := strings.Cut(rest, "-")
-	if !found || !isHex(id) || len(random) != randomHexDigits || !isHex(random) {
-		return "", false, false
-	}
-	if _, err := strconv.ParseUint(id, 16, 64); err != nil {
-		return "", false, false
-	}
-	return instance, false, true
+	return instance, rest, true
 }
 
 func isHex(s string) bool {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,28 +23,47 @@ type names struct {
 // Sweep unlinks what dead brokers of this user with this prefix have left behind:
 // all regions of instances whose probe file nobody keeps locked, then the probe
 // file, and regions of instances that have no probe file. An empty prefix is
-// DefaultPrefix. It returns the names it has unlinked, sorted, also if there was
-// an error: one name that cannot be unlinked does not keep it from the others.
-// Several sweepers at a time, and starting brokers, do not disturb each other.
-func Sweep(prefix string) (removed []string, err error) {
-	prefix = Config{Prefix: prefix}.withDefaults().Prefix
-	if err := validatePrefix(prefix); err != nil {
-		return nil, err
-	}
-	instances, err := list(prefix)
+// DefaultPrefix. Instances with a session that still is alive are left, so that
+// the next broker can adopt what its nodes bring. Names that cannot be unlinked do not keep it from the
+// others. Several sweepers at a time, and starting brokers, do not disturb each
+// other.
+func Sweep(prefix string) (Swept, error) {
+	s, err := newSweeper(prefix)
 	if err != nil {
-		return nil, err
+		return Swept{}, err
 	}
-	s := sweeper{prefix: prefix}
-	for instance, found := range instances {
-		if found.probe {
-			s.sweepDead(instance)
+	instances, err := list(s.prefix)
+	if err != nil {
+		return Swept{}, err
+	}
+	for _, instance := range slices.Sorted(maps.Keys(instances)) {
+		if found := instances[instance]; found.probe {
+			s.sweepDead(instance, false)
 		} else {
 			s.sweepOrphans(instance, found.regions)
 		}
 	}
-	slices.Sort(s.removed)
-	return s.removed, errors.Join(s.errs...)
+	return s.result()
+}
+
+// SweepInstances does for some instances what Sweep does for all. With used set it
+// sweeps them also if a session of theirs is alive: nodes keep what they have
+// mapped, but cannot bring it to another broker any more. What is being adopted at
+// this moment stays even then, and is in Swept.Used again.
+func SweepInstances(prefix string, instances []string, used bool) (Swept, error) {
+	s, err := newSweeper(prefix)
+	if err != nil {
+		return Swept{}, err
+	}
+	for _, instance := range instances {
+		s.sweepDead(instance, used)
+	}
+	return s.result()
+}
+
+func newSweeper(prefix string) (*sweeper, error) {
+	prefix = Config{Prefix: prefix}.withDefaults().Prefix
+	return &sweeper{prefix: prefix}, validatePrefix(prefix)
 }
 
 // list reads the directory.
@@ -70,13 +90,25 @@ func list(prefix string) (map[string]names, error) {
 }
 
 type sweeper struct {
-	prefix  string
-	removed []string
-	errs    []error
+	prefix string
+	swept  Swept
+	errs   []error
 }
 
-// sweepDead removes what belongs to an instance if nobody holds its lock.
-func (s *sweeper) sweepDead(instance string) {
+func (s *sweeper) result() (Swept, error) {
+	slices.Sort(s.swept.Removed)
+	return s.swept, errors.Join(s.errs...)
+}
+
+func (s *sweeper) note(err error) {
+	if err != nil {
+		s.errs = append(s.errs, err)
+	}
+}
+
+// sweepDead removes what belongs to an instance if nobody holds its lock, and,
+// unless used is set, no session of it is alive.
+func (s *sweeper) sweepDead(instance string, used bool) {
 	probe, err := openObject(probeName(s.prefix, instance))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -84,20 +116,39 @@ func (s *sweeper) sweepDead(instance string) {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ELOOP):
 		return // not ours
 	case err != nil:
-		s.errs = append(s.errs, err)
+		s.note(err)
 		return
 	}
 	defer func() { _ = probe.close() }()
-	if dead, err := lockDead(probe); err != nil || !dead {
-		if err != nil {
-			s.errs = append(s.errs, err)
-		}
+	// Shared first: to look must not keep others from adopting.
+	if dead, err := lockDead(probe, unix.LOCK_SH); err != nil || !dead {
+		s.note(err)
 		return
 	}
-	// It may have made regions between the listing and its death.
+	if !used {
+		alive, err := sessionIn(probe, shmpool.ProbeLockBase, 0)
+		if err != nil || alive {
+			s.note(err)
+			s.swept.Used = append(s.swept.Used, instance)
+			return
+		}
+	}
+	switch dead, err := lockDead(probe, unix.LOCK_EX); {
+	case err != nil:
+		s.note(err)
+	case dead:
+		s.empty(instance, probe)
+	case s.named(probe):
+		s.swept.Used = append(s.swept.Used, instance) // somebody adopts, or looks
+	}
+}
+
+// empty removes everything of an instance whose probe file is locked.
+func (s *sweeper) empty(instance string, probe *object) {
+	// It may have made regions between a listing and its death.
 	instances, err := list(s.prefix)
 	if err != nil {
-		s.errs = append(s.errs, err)
+		s.note(err)
 		return
 	}
 	complete := true
@@ -110,13 +161,22 @@ func (s *sweeper) sweepDead(instance string) {
 	}
 }
 
+// named reports whether a file that was opened still has a name.
+func (s *sweeper) named(o *object) bool {
+	st, err := o.stat()
+	s.note(err)
+	return err == nil && st.Nlink > 0
+}
+
 // lockDead reports whether a probe file has no living owner; it is locked then.
-func lockDead(probe *object) (bool, error) {
+// how is LOCK_EX for who unlinks the instance's names, and LOCK_SH for who needs
+// them to stay.
+func lockDead(probe *object, how int) (bool, error) {
 	st, err := probe.stat()
 	if err != nil || !isOurs(&st) {
 		return false, err
 	}
-	err = retry(func() error { return unix.Flock(probe.fd, unix.LOCK_EX|unix.LOCK_NB) })
+	err = retry(func() error { return unix.Flock(probe.fd, how|unix.LOCK_NB) })
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return false, nil
 	}
@@ -128,6 +188,18 @@ func lockDead(probe *object) (bool, error) {
 		return false, err
 	}
 	return st.Nlink > 0, nil
+}
+
+// sessionIn reports whether somebody holds a session's lock in a range of a probe
+// file. Of length 0 the range has no end.
+func sessionIn(probe *object, offset, length int64) (bool, error) {
+	// Asks who would be in the way of a write lock; takes none.
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET, Start: offset, Len: length}
+	err := retry(func() error { return unix.FcntlFlock(uintptr(probe.fd), unix.F_OFD_GETLK, &lock) })
+	if err != nil {
+		return false, probe.errorf("ask for session locks on", err)
+	}
+	return lock.Type != unix.F_UNLCK, nil
 }
 
 // sweepOrphans removes regions that were seen without a probe file, if that is
@@ -153,9 +225,9 @@ func (s *sweeper) remove(name string) bool {
 	}
 	switch err := unix.Unlink(path); {
 	case err == nil:
-		s.removed = append(s.removed, name)
+		s.swept.Removed = append(s.swept.Removed, name)
 	case !errors.Is(err, unix.ENOENT):
-		s.errs = append(s.errs, fmt.Errorf("alloc: sweep: %w", &os.PathError{Op: "unlink", Path: path, Err: err}))
+		s.note(fmt.Errorf("alloc: sweep: %w", &os.PathError{Op: "unlink", Path: path, Err: err}))
 		return false
 	}
 	return true

@@ -18,11 +18,11 @@ import (
 
 func mustSweep(t *testing.T) []string {
 	t.Helper()
-	removed, err := Sweep(testPrefix)
+	swept, err := Sweep(testPrefix)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return removed
+	return swept.Removed
 }
 
 // touch makes an empty object and removes it with the test.
@@ -142,7 +142,7 @@ func TestSweepWhileLocking(t *testing.T) {
 	defer func() { _ = probe.close() }()
 	early, late, later := mustOpenObject(t, probe.name), mustOpenObject(t, probe.name), mustOpenObject(t, probe.name)
 	// A sweeper has the lock: the broker must not wait for what will be unlinked.
-	if dead, err := lockDead(early); err != nil || !dead {
+	if dead, err := lockDead(early, unix.LOCK_EX); err != nil || !dead {
 		t.Fatalf("dead is %v, %v", dead, err)
 	}
 	if err := lockNew(probe); !errors.Is(err, errSwept) {
@@ -156,14 +156,14 @@ func TestSweepWhileLocking(t *testing.T) {
 	if err := lockNew(probe); err != nil {
 		t.Fatal(err)
 	}
-	if dead, err := lockDead(late); err != nil || dead {
+	if dead, err := lockDead(late, unix.LOCK_EX); err != nil || dead {
 		t.Fatalf("dead is %v, %v", dead, err)
 	}
 	// The broker ends; of two sweepers the second finds nothing to do.
 	if err := errors.Join(probe.unlink(), probe.close()); err != nil {
 		t.Fatal(err)
 	}
-	if dead, err := lockDead(later); err != nil || dead {
+	if dead, err := lockDead(later, unix.LOCK_EX); err != nil || dead {
 		t.Fatalf("dead is %v, %v", dead, err)
 	}
 }
@@ -185,8 +185,8 @@ func TestSweepOrphanOfStarting(t *testing.T) {
 	r := mustCreate(t, a, 1, smallGeometry)
 	s := sweeper{prefix: testPrefix}
 	s.sweepOrphans(a.Instance(), []string{r.Name()})
-	if len(s.removed) != 0 || len(s.errs) != 0 {
-		t.Fatalf("removed %v, %v", s.removed, s.errs)
+	if len(s.swept.Removed) != 0 || len(s.errs) != 0 {
+		t.Fatalf("removed %v, %v", s.swept.Removed, s.errs)
 	}
 }
 

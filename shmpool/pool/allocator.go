@@ -25,25 +25,12 @@ type Region interface {
 	Close() error
 }
 
-// Allocator creates regions. It is called outside of the actor that owns the
-// Pool, by several goroutines at a time.
+// Allocator makes regions. It is called outside of the actor that owns the Pool,
+// by several goroutines at a time.
 type Allocator interface {
+	// Create makes a region that was not there.
 	Create(id wire.RegionID, g shmpool.Geometry) (Region, error)
-}
-
-// AllocatorFunc is a function as an Allocator. It joins this package to one whose
-// Create returns a type of its own:
-//
-//	pool.AllocatorFunc(func(id wire.RegionID, g shmpool.Geometry) (pool.Region, error) {
-//		region, err := allocator.Create(id, g)
-//		if err != nil {
-//			return nil, err
-//		}
-//		return region, nil
-//	})
-type AllocatorFunc func(id wire.RegionID, g shmpool.Geometry) (Region, error)
-
-// Create calls f.
-func (f AllocatorFunc) Create(id wire.RegionID, g shmpool.Geometry) (Region, error) {
-	return f(id, g)
+	// Adopt takes over a region that a broker which died has made. name, id and
+	// geometry are what a node says of it, and are not to be trusted.
+	Adopt(name string, id wire.RegionID, g shmpool.Geometry) (Region, error)
 }

@@ -19,6 +19,8 @@ var (
 	ErrUnknownRegion = errors.New("unknown region")
 	// ErrWrongState reports an operation that the region's state does not allow.
 	ErrWrongState = errors.New("region is in the wrong state")
+	// ErrRegionExists reports a region to adopt whose id is not free.
+	ErrRegionExists = errors.New("region exists")
 	// ErrClosed reports that the pool is closed.
 	ErrClosed = errors.New("pool is closed")
 )

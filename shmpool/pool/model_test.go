@@ -278,7 +278,7 @@ func TestPoolModel(t *testing.T) {
 		}}
 		m.limits.NodeBytes = rapid.Uint64Range(32<<10, m.limits.TotalBytes).Draw(t, "node")
 		var err error
-		m.pool, err = New(m.limits, func(id wire.RegionID, err error) { t.Fatalf("close of region %d: %v", id, err) })
+		m.pool, err = New(m.limits, 7, func(id wire.RegionID, err error) { t.Fatalf("close of region %d: %v", id, err) })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -36,10 +36,11 @@ type Lease struct {
 // Pool is the books of all regions. It is not safe for concurrent use.
 type Pool struct {
 	limits       Limits
+	instance     uint32
 	onCloseError func(wire.RegionID, error)
 
 	closed   bool
-	lastID   wire.RegionID
+	lastID   uint32 // lower half of the id given last
 	regions  map[wire.RegionID]*entry
 	owners   map[OwnerID]*OwnerStats
 	cache    []*entry // oldest first
@@ -62,14 +63,17 @@ type entry struct {
 	owner    OwnerID   // of the last lease, if cached
 	region   Region    // nil while reserved
 	since    time.Time // cached: when it was returned
+	adopted  bool      // made by another broker
 }
 
-// New returns an empty Pool, or the error of Limits.Validate. Regions are closed
+// New returns an empty Pool, or the error of Limits.Validate. instance is the upper
+// half of the ids that it gives, so that regions of a broker that died can keep
+// theirs in the books of the next one. Regions are closed
 // in the course of several methods; onCloseError, unless it is nil, gets the
 // errors of that. There is nothing else to do about one: the region is gone from
 // the books, and its name, if it is still there, is swept when the broker starts
 // again.
-func New(limits Limits, onCloseError func(wire.RegionID, error)) (*Pool, error) {
+func New(limits Limits, instance uint32, onCloseError func(wire.RegionID, error)) (*Pool, error) {
 	if err := limits.Validate(); err != nil {
 		return nil, err
 	}
@@ -78,6 +82,7 @@ func New(limits Limits, onCloseError func(wire.RegionID, error)) (*Pool, error) 
 	}
 	return &Pool{
 		limits:       limits,
+		instance:     instance,
 		onCloseError: onCloseError,
 		regions:      make(map[wire.RegionID]*entry),
 		owners:       make(map[OwnerID]*OwnerStats),
@@ -90,14 +95,8 @@ func New(limits Limits, onCloseError func(wire.RegionID, error)) (*Pool, error) 
 // nothing and returns a *LimitError. Other errors wrap shmpool.ErrGeometry or
 // ErrClosed.
 func (p *Pool) Reserve(owner OwnerID, g shmpool.Geometry) (Lease, error) {
-	if p.closed {
-		return Lease{}, ErrClosed
-	}
-	if err := g.Validate(); err != nil {
+	if err := p.mayHave(owner, g); err != nil {
 		return Lease{}, err
-	}
-	if held := p.Owner(owner).Bytes; held+g.Bytes() > p.limits.NodeBytes {
-		return Lease{}, p.limitError(ErrNodeQuota, owner, g)
 	}
 	// From the end: the region returned last is the likeliest to be warm.
 	for i := len(p.cache) - 1; i >= 0; i-- {
@@ -108,14 +107,58 @@ func (p *Pool) Reserve(owner OwnerID, g shmpool.Geometry) (Lease, error) {
 			return e.lease(), nil
 		}
 	}
-	if err := p.makeRoom(owner, g); err != nil {
+	return p.book(owner, &entry{id: p.nextID(), geometry: g})
+}
+
+// Adopt books a region that another broker has made, under the id that it has.
+// It counts against all limits, as one of Reserve does, and like it is committed
+// or aborted. It is never reused: only the broker that made it knew who may still
+// have it mapped. The error wraps ErrRegionExists if the books have that id, or is
+// one of those of Reserve.
+func (p *Pool) Adopt(owner OwnerID, id wire.RegionID, g shmpool.Geometry) (Lease, error) {
+	if err := p.mayHave(owner, g); err != nil {
 		return Lease{}, err
 	}
-	p.lastID++
-	e := &entry{id: p.lastID, geometry: g}
+	if id == 0 || uint32(id>>32) == p.instance || p.regions[id] != nil {
+		return Lease{}, fmt.Errorf("pool: adopt region %d: %w", uint64(id), ErrRegionExists)
+	}
+	return p.book(owner, &entry{id: id, geometry: g, adopted: true})
+}
+
+// mayHave checks what does not depend on other owners.
+func (p *Pool) mayHave(owner OwnerID, g shmpool.Geometry) error {
+	if p.closed {
+		return ErrClosed
+	}
+	if err := g.Validate(); err != nil {
+		return err
+	}
+	if held := p.Owner(owner).Bytes; held+g.Bytes() > p.limits.NodeBytes {
+		return p.limitError(ErrNodeQuota, owner, g)
+	}
+	return nil
+}
+
+// book enters a region that is still to come.
+func (p *Pool) book(owner OwnerID, e *entry) (Lease, error) {
+	if err := p.makeRoom(owner, e.geometry); err != nil {
+		return Lease{}, err
+	}
 	p.regions[e.id] = e
 	p.enter(e, stateReserved, owner)
 	return e.lease(), nil
+}
+
+// nextID returns an id that no region of the books has. Numbers start over when
+// there are no more: whoever knew the first ones is long gone.
+func (p *Pool) nextID() wire.RegionID {
+	for {
+		p.lastID++
+		id := wire.RegionID(p.instance)<<32 | wire.RegionID(p.lastID)
+		if p.lastID != 0 && p.regions[id] == nil {
+			return id
+		}
+	}
 }
 
 func (e *entry) lease() Lease {
@@ -173,14 +216,15 @@ func (p *Pool) reserved(lease Lease, verb string) *entry {
 
 // Return takes a leased region back: nobody has it mapped for writing any more,
 // and no message lies in it. It is kept for the next owner if the cache has
-// room for it, and closed otherwise. A retired region is discarded. Errors wrap
+// room for it, and closed otherwise. A retired or adopted region is discarded.
+// Errors wrap
 // ErrUnknownRegion or ErrWrongState.
 func (p *Pool) Return(id wire.RegionID, now time.Time) error {
 	e, err := p.held(id, "return")
 	if err != nil {
 		return err
 	}
-	if e.state == stateRetired || e.geometry.Bytes() > p.limits.CacheBytes {
+	if e.state == stateRetired || e.adopted || e.geometry.Bytes() > p.limits.CacheBytes {
 		p.close(e)
 		return nil
 	}

@@ -36,7 +36,7 @@ func (r *fakeRegion) Close() error {
 
 func mustNew(tb testing.TB, limits Limits) *Pool {
 	tb.Helper()
-	p, err := New(limits, func(id wire.RegionID, err error) { tb.Errorf("close of region %d: %v", id, err) })
+	p, err := New(limits, 0, func(id wire.RegionID, err error) { tb.Errorf("close of region %d: %v", id, err) })
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -306,7 +306,7 @@ func TestWrongStates(t *testing.T) {
 
 func TestFailures(t *testing.T) {
 	failed := make(map[wire.RegionID]error)
-	p, err := New(limits(10), func(id wire.RegionID, err error) { failed[id] = err })
+	p, err := New(limits(10), 0, func(id wire.RegionID, err error) { failed[id] = err })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +364,7 @@ func TestLimitsValidate(t *testing.T) {
 	} {
 		l := limits(10)
 		change(&l)
-		if _, err := New(l, nil); err == nil {
+		if _, err := New(l, 0, nil); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
