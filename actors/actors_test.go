@@ -37,6 +37,7 @@ type memory struct {
 type heapRegion struct {
 	m        *memory
 	id       wire.RegionID
+	header   []byte
 	unlinked atomic.Bool
 	closed   atomic.Bool
 }
@@ -52,7 +53,8 @@ func (m *memory) Create(id wire.RegionID, g shmpool.Geometry) (pool.Region, erro
 	if m.open == nil {
 		m.open = map[wire.RegionID]*heapRegion{}
 	}
-	r := &heapRegion{m: m, id: id}
+	r := &heapRegion{m: m, id: id, header: make([]byte, shmpool.HeaderBytes)}
+	shmpool.EncodeHeader(r.header, id, g)
 	m.open[id] = r
 	return r, nil
 }
@@ -82,6 +84,9 @@ func (r *heapRegion) Close() error {
 	return nil
 }
 func (r *heapRegion) ReadAt(p []byte, off int64) (int, error) {
+	if off < shmpool.HeaderBytes {
+		return copy(p, r.header[off:]), nil
+	}
 	if r.m.reads != nil {
 		<-r.m.reads
 	}

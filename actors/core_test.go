@@ -375,9 +375,9 @@ type quiet struct{}
 
 func (quiet) drop(wire.DropRecord, func()) bool       { return true }
 func (quiet) dropAtLast(wire.DropRecord, func()) bool { return true }
-func (quiet) debug(string, ...zap.Field)      {}
-func (quiet) info(string, ...zap.Field)       {}
-func (quiet) warn(string, ...zap.Field)       {}
+func (quiet) debug(string, ...zap.Field)              {}
+func (quiet) info(string, ...zap.Field)               {}
+func (quiet) warn(string, ...zap.Field)               {}
 
 // loop is a sender and receivers on a core, for measuring. One call of round
 // publishes and receives a batch of messages, as under load.

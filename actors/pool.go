@@ -1,8 +1,9 @@
 package actors
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -57,11 +58,12 @@ type poolReply struct {
 }
 
 // PoolActor owns the books of all regions. What takes long, creating a region,
-// freeing one or reading a payload, is done by workers. Large regions have one of
+// mapping or freeing one, or reading a payload, is done by workers. Large regions have one of
 // their own, so that they keep nobody waiting but each other.
 type PoolActor struct {
 	// immutable
 	allocator pool.Allocator
+	mapSlot   func(name string, id wire.RegionID, slotBytes uint64) (slotMemory, error)
 	log       *zap.Logger
 	// requests: capacity covers what the router has in hand after one batch;
 	// full: the router keeps them and goes on.
@@ -83,15 +85,7 @@ type PoolActor struct {
 	waitingLarge ring[poolJob]         // for large
 	busy         map[wire.RegionID]int // reads under way
 	ending       map[wire.RegionID]poolRequest
-}
-
-// poolJob is work for a worker, and its result.
-type poolJob struct {
-	request poolRequest
-	lease   pool.Lease
-	region  pool.Region
-	payload []byte
-	err     error
+	mapped       map[wire.RegionID]slotMemory // of lanes and bells
 }
 
 const (
@@ -114,6 +108,7 @@ func NewPoolActor(limits pool.Limits, instance uint32, allocator pool.Allocator,
 	}
 	return &PoolActor{
 		allocator: allocator,
+		mapSlot:   mapSlot,
 		log:       log,
 		requests:  make(chan poolRequest, 256),
 		replies:   make(chan poolReply, 64),
@@ -125,6 +120,7 @@ func NewPoolActor(limits pool.Limits, instance uint32, allocator pool.Allocator,
 		pool:      books,
 		busy:      make(map[wire.RegionID]int),
 		ending:    make(map[wire.RegionID]poolRequest),
+		mapped:    make(map[wire.RegionID]slotMemory),
 	}, nil
 }
 
@@ -178,16 +174,12 @@ func (p *PoolActor) queue(j poolJob, g shmpool.Geometry) {
 
 func (p *PoolActor) handle(r poolRequest) {
 	switch r.kind {
-	case poolGrant:
+	case poolGrant, poolLane:
 		lease, err := p.pool.Reserve(r.owner, r.geometry)
-		switch {
-		case err != nil:
-			p.reply(poolReply{poolRequest: r, code: wire.CodeQuota, err: err})
-		case lease.Region != nil:
-			p.granted(r, lease, lease.Region)
-		default:
-			p.queue(poolJob{request: r, lease: lease}, r.geometry)
-		}
+		p.lease(r, lease, err)
+	case poolAdopt:
+		lease, err := p.pool.Adopt(r.owner, r.region, r.geometry)
+		p.lease(r, lease, err)
 	case poolRead:
 		info, ok := p.pool.Lookup(r.region)
 		if !ok {
@@ -211,10 +203,25 @@ func (p *PoolActor) handle(r poolRequest) {
 	}
 }
 
+// lease goes on with what the books say of a request for a region.
+func (p *PoolActor) lease(r poolRequest, lease pool.Lease, err error) {
+	switch {
+	case errors.Is(err, pool.ErrRegionExists):
+		p.reply(poolReply{poolRequest: r, code: wire.CodeNotYours, err: err})
+	case err != nil:
+		p.reply(poolReply{poolRequest: r, code: wire.CodeQuota, err: err})
+	case lease.Region != nil && r.kind == poolGrant:
+		p.granted(poolJob{request: r, lease: lease, region: lease.Region})
+	default:
+		p.queue(poolJob{request: r, lease: lease, region: lease.Region}, r.geometry)
+	}
+}
+
 // end takes a region back.
 func (p *PoolActor) end(r poolRequest) {
+	p.unmap(r.region)
 	err := error(nil)
-	if r.kind == poolReturn {
+	if r.kind == poolReturn && p.reusable(r.region) {
 		err = p.pool.Return(r.region, time.Now())
 	} else {
 		err = p.pool.Discard(r.region)
@@ -224,127 +231,60 @@ func (p *PoolActor) end(r poolRequest) {
 	}
 }
 
-// work runs jobs until there are no more.
-func (p *PoolActor) work(jobs <-chan poolJob) {
-	for j := range jobs {
-		switch j.request.kind {
-		case poolRead:
-			j.payload, j.err = readPayload(j.region, j.request.offset, j.request.length)
-		case poolClose:
-			j.err = j.region.Close()
-		default:
-			j.region, j.err = p.allocator.Create(j.lease.ID, j.lease.Geometry)
+// unmap gives up the broker's own mapping of a region, if it has one. The router
+// touches it no more.
+func (p *PoolActor) unmap(id wire.RegionID) {
+	memory := p.mapped[id]
+	if memory == nil {
+		return
+	}
+	delete(p.mapped, id)
+	if err := memory.Close(); err != nil {
+		p.log.Warn("region could not be unmapped", zap.Uint64("region", uint64(id)), zap.Error(err))
+	}
+}
+
+// reusable looks at the header of a region that is given back: a receiver whose
+// bit is still in the ledger may go on reading, and would read what the next
+// owner writes. It reads one page, and no worker does it, because the requests
+// behind this one may need the room.
+func (p *PoolActor) reusable(id wire.RegionID) bool {
+	info, ok := p.pool.Lookup(id)
+	if !ok {
+		return true // Return says what is wrong
+	}
+	held, err := heldSlots(info)
+	if held > 0 || err != nil {
+		p.log.Debug("region is not used again", zap.Uint64("region", uint64(id)), zap.Int("held_slots", held), zap.Error(err))
+	}
+	return held == 0 && err == nil
+}
+
+// ledgerOffset is where the ledger begins: one word a slot, to the header's end.
+const ledgerOffset = shmpool.HeaderBytes - 8*shmpool.SlotsMax
+
+// heldSlots counts the slots that somebody holds by the region's ledger.
+func heldSlots(info pool.Info) (int, error) {
+	header := make([]byte, shmpool.HeaderBytes)
+	if n, err := info.Region.ReadAt(header, 0); n < len(header) {
+		return 0, fmt.Errorf("read the header of %s: %w", info.Region.Name(), err)
+	}
+	if err := shmpool.CheckHeader(header, info.ID, info.Geometry); err != nil {
+		return 0, err
+	}
+	held := 0
+	for k := range info.Geometry.Slots {
+		if binary.LittleEndian.Uint64(header[ledgerOffset+8*k:]) != 0 {
+			held++
 		}
-		p.results <- j
 	}
-}
-
-// readPayload copies with pread: a region that its owner has cut short is a
-// short read, where a mapping would be a SIGBUS.
-func readPayload(region pool.Region, offset, length uint64) ([]byte, error) {
-	payload := make([]byte, length)
-	n, err := region.ReadAt(payload, int64(offset))
-	if err == io.EOF && n == len(payload) {
-		err = nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read %d bytes at %d of %s: %w", length, offset, region.Name(), err)
-	}
-	return payload, nil
-}
-
-// closer is a region as the books know it: closing it, which takes as long as
-// freeing its pages does, is left to a worker.
-type closer struct {
-	pool.Region
-	geometry shmpool.Geometry
-	actor    *PoolActor
-}
-
-func (c closer) Close() error {
-	if c.actor.ended {
-		return c.Region.Close()
-	}
-	c.actor.queue(poolJob{request: poolRequest{kind: poolClose}, region: c.Region}, c.geometry)
-	return nil
-}
-
-// finish enters what a worker has done.
-func (p *PoolActor) finish(j poolJob) {
-	if j.request.kind == poolClose {
-		p.closed(j)
-		return
-	}
-	if j.request.kind == poolRead {
-		id := j.request.region
-		if p.busy[id]--; p.busy[id] == 0 {
-			delete(p.busy, id)
-			if r, ok := p.ending[id]; ok {
-				delete(p.ending, id)
-				p.end(r)
-			}
-		}
-		p.reply(poolReply{poolRequest: j.request, payload: j.payload, err: j.err})
-		return
-	}
-	if j.err != nil {
-		p.pool.Abort(j.lease)
-		p.reply(poolReply{poolRequest: j.request, code: wire.CodeNoMemory, err: j.err})
-		return
-	}
-	if err := p.pool.Commit(j.lease, closer{j.region, j.lease.Geometry, p}); err != nil {
-		p.reply(poolReply{poolRequest: j.request, code: wire.CodeShuttingDown, err: err})
-		return
-	}
-	p.granted(j.request, j.lease, j.region)
-}
-
-func (p *PoolActor) closed(j poolJob) {
-	if j.err != nil {
-		p.log.Warn("region could not be closed", zap.String("name", j.region.Name()), zap.Error(j.err))
-	}
-}
-
-func (p *PoolActor) granted(r poolRequest, lease pool.Lease, region pool.Region) {
-	r.region = lease.ID
-	p.reply(poolReply{poolRequest: r, name: region.Name()})
+	return held, nil
 }
 
 func (p *PoolActor) reply(rep poolReply) {
 	select {
 	case p.replies <- rep:
 	case <-p.quit:
-	}
-}
-
-// shutdown waits for the workers and closes every region.
-func (p *PoolActor) shutdown(workers *sync.WaitGroup) {
-	close(p.jobs)
-	close(p.large)
-	go func() {
-		workers.Wait()
-		close(p.results)
-	}()
-	p.ended = true
-	p.pool.Close()
-	for _, waiting := range []*ring[poolJob]{&p.waiting, &p.waitingLarge} {
-		for waiting.len() > 0 {
-			if j := waiting.pop(); j.request.kind == poolClose {
-				j.err = j.region.Close()
-				p.closed(j)
-			}
-		}
-	}
-	for j := range p.results {
-		switch {
-		case j.request.kind == poolClose:
-			p.closed(j)
-		case j.request.kind != poolGrant:
-		case j.err != nil:
-			p.pool.Abort(j.lease)
-		default:
-			_ = p.pool.Commit(j.lease, j.region) // closes it: the pool is closed
-		}
 	}
 }
 
