@@ -8,96 +8,67 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
-	"strings"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/brokerd/brokerd/cmd/brokerctl/bench"
 	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/node"
-	"github.com/brokerd/brokerd/wire"
 )
 
-const benchLong = `bench measures the one-way time from a sending process through the broker to a
-receiving process, and beside it, in the same run and taking turns with it, the
-same over one direct TCP connection and through a relay that does nothing but pass
-bytes on: what a hop costs at least. Time runs from before the payload is copied
-in until the receiver has touched every page.
+const benchLong = `bench measures the one-way time from a sending process to receiving processes on
+all of brokerd's ways, and beside them, in the same run and taking turns with them,
+on plain sockets: what a user would write by hand. Time runs from before the
+payload is copied in until the receiver has touched every page.
+
+%s
+It measures too what further receivers cost the sender, what the first large
+message costs, and how many objects each message allocates. Presets: full; quick,
+in about a minute; dora, the workload of dora-rs's own benchmark.
 
 Without --addr it starts a broker of its own, beside brokerctl or in $PATH.
 Nothing else should run on the machine; compare ratios, not numbers of two runs.`
 
 const benchExample = `  brokerctl bench
-  brokerctl bench --sizes 64,4K,40M --rounds 9
-  brokerctl bench --paths brokered,tcp --unpaced 0 -o json > bench.json`
+  brokerctl bench --preset quick
+  brokerctl bench --preset dora -o json > bench.json
+  brokerctl bench --paths lane,tcp --sizes 64,4K,40M --rounds 9 --fanout ""`
 
-// benchFlowName is what the benchmark's dataflow is called in the broker.
-const benchFlowName = "brokerctl-bench"
+// benchReferences are what brokerd's paths are compared with.
+var benchReferences = []string{bench.PathTCP, bench.PathRelay}
 
 func newBenchCommand(t *tool) *cobra.Command {
-	spec := bench.Defaults()
-	sizes := ""
+	paths := ""
+	for _, p := range bench.Own() {
+		paths += fmt.Sprintf("  %-14s %s\n", p.Name, p.What)
+	}
+	var options *bench.Options
 	command := &cobra.Command{
 		Use:     "bench",
 		Short:   "Measure latency and throughput",
-		Long:    benchLong,
+		Long:    fmt.Sprintf(benchLong, paths),
 		Example: benchExample,
 		Args:    arguments(0, 0, ""),
-		RunE: func(command *cobra.Command, _ []string) error {
-			var err error
-			if sizes != "" {
-				if spec.Sizes, err = parseSizes(sizes); err != nil {
-					return cli.Usage(err)
-				}
-			}
-			if err := spec.Validate(); err != nil {
+		RunE: func(*cobra.Command, []string) error {
+			spec, err := options.Spec()
+			if err != nil {
 				return cli.Usage(err)
 			}
 			return runBench(t, spec)
 		},
 	}
-	flags := command.Flags()
-	flags.StringSliceVar(&spec.Paths, "paths", spec.Paths, "what to measure: "+strings.Join(bench.Paths(), ", "))
-	flags.StringVar(&sizes, "sizes", "", "payload sizes in bytes, with K or M for KiB or MiB (default 64 to 40M)")
-	flags.IntVar(&spec.Count, "count", spec.Count, "paced messages a size, path and round")
-	flags.DurationVar(&spec.Interval, "interval", spec.Interval, "between paced messages; large ones get more")
-	flags.DurationVar(&spec.Unpaced, "unpaced", spec.Unpaced, "how long to send back to back; 0: not at all")
-	flags.IntVar(&spec.Rounds, "rounds", spec.Rounds, "how often the paths take turns")
+	options = bench.NewOptions(command.Flags(), bench.Own(), benchReferences)
 	return command
 }
 
-func parseSizes(text string) ([]int, error) {
-	var sizes []int
-	for word := range strings.SplitSeq(text, ",") {
-		digits, shift := strings.TrimSpace(word), 0
-		switch {
-		case strings.HasSuffix(digits, "K"):
-			digits, shift = digits[:len(digits)-1], 10
-		case strings.HasSuffix(digits, "M"):
-			digits, shift = digits[:len(digits)-1], 20
-		}
-		n, err := strconv.ParseUint(digits, 10, 31-shift)
-		if err != nil {
-			return nil, fmt.Errorf("--sizes: %q is no size; examples: 64, 4K, 40M", word)
-		}
-		sizes = append(sizes, int(n)<<shift)
-	}
-	return sizes, nil
-}
-
 func runBench(t *tool, spec bench.Spec) (err error) {
-	ctx, cancel := context.WithCancel(context.Background())
+	// The kernel takes the end of the thread that starts the children for ours.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ctx, cancel := untilSignal(context.Background(), t.signals)
 	defer cancel()
-	go func() {
-		select {
-		case <-t.signals:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	if t.addr == "" && os.Getenv(node.EnvAddr) == "" {
 		r := &runner{tool: t, printer: newPrinter(&tool{streams: streams{out: io.Discard, err: t.err}}, []string{brokerName})}
 		own, err := r.startBroker(ctx)
@@ -111,20 +82,17 @@ func runBench(t *tool, spec bench.Spec) (err error) {
 		return err
 	}
 	defer client.Close()
-	load := wire.LoadRequest{Name: benchFlowName, YAML: bench.Flow, Owner: true}
-	if err := client.Call(ctx, wire.VerbLoad, load, nil); err != nil {
-		return t.explain(err)
-	}
 	env, err := t.benchEnv()
 	if err != nil {
 		return err
 	}
-	report, err := bench.Run(ctx, spec, env)
-	if errors.Is(err, context.Canceled) {
+	env.Call = client.Call
+	report, err := bench.Run(ctx, spec, bench.Own(), env)
+	if ctx.Err() != nil {
 		return errors.New("interrupted")
 	}
 	if err != nil {
-		return err
+		return t.explain(err)
 	}
 	if t.output == outputJSON {
 		return writeJSON(t.out, report)
@@ -132,7 +100,7 @@ func runBench(t *tool, spec bench.Spec) (err error) {
 	return report.Write(t.out)
 }
 
-// benchEnv says how the two processes are started: as this program again.
+// benchEnv says how the processes are started: as this program again.
 func (t *tool) benchEnv() (bench.Env, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -143,24 +111,19 @@ func (t *tool) benchEnv() (bench.Env, error) {
 		return bench.Env{}, err
 	}
 	env := bench.Env{
-		Command: func(ctx context.Context, role string, peers ...string) *exec.Cmd {
-			cmd := exec.CommandContext(ctx, self, append([]string{"bench-process", role}, peers...)...)
+		Command: func(ctx context.Context, args ...string) *exec.Cmd {
+			cmd := exec.CommandContext(ctx, self, append([]string{"bench-process"}, args...)...)
 			prepare(cmd)
 			return cmd
 		},
-		Environ: []string{node.EnvAddr + "=" + t.address(), node.EnvDataflow + "=" + benchFlowName},
+		Environ: []string{node.EnvAddr + "=" + t.address()},
 		Stderr:  t.err,
 	}
 	if token != "" {
 		env.Environ = append(env.Environ, node.EnvAuthTokenFile+"="+token)
 	}
-	if f, ok := t.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		env.Progress = func(done, all int, what string) {
-			fmt.Fprintf(f, "\r\x1b[K%3d %%  %s", 100*done/max(1, all), what)
-			if done+1 >= all {
-				fmt.Fprint(f, "\r\x1b[K")
-			}
-		}
+	if isTerminal(t.err) {
+		env.Progress = bench.ShowProgress(t.err)
 	}
 	return env, nil
 }
@@ -168,13 +131,13 @@ func (t *tool) benchEnv() (bench.Env, error) {
 // newBenchProcessCommand is one process of the benchmark.
 func newBenchProcessCommand(t *tool) *cobra.Command {
 	return &cobra.Command{
-		Use:    "bench-process ROLE PEER...",
+		Use:    "bench-process PATH ROLE",
 		Hidden: true,
-		Args:   cobra.MinimumNArgs(1),
+		Args:   arguments(2, 2, "a path and a role"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return bench.Serve(ctx, args[0], args[1:], os.Stdin, t.out)
+			return bench.Serve(ctx, bench.Own(), args, os.Stdin, t.out)
 		},
 	}
 }

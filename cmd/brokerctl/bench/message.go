@@ -1,64 +1,78 @@
 package bench
 
 import (
-	"encoding/binary"
+	"fmt"
 	"sync/atomic"
 	"time"
 )
 
-// Every payload starts with when it was sent, what it belongs to and whether it
-// is the last of its series.
-const (
-	offsetTime   = 0  // int64 Unix nanoseconds
-	offsetSeries = 8  // uint64
-	offsetLast   = 16 // uint64: 1 for the last one
-	headerBytes  = 24
-)
-
-func stamp(p []byte, series uint64, last bool) {
-	binary.LittleEndian.PutUint64(p[offsetSeries:], series)
-	flag := uint64(0)
-	if last {
-		flag = 1
-	}
-	binary.LittleEndian.PutUint64(p[offsetLast:], flag)
-	binary.LittleEndian.PutUint64(p[offsetTime:], uint64(time.Now().UnixNano()))
-}
-
-func seriesOf(p []byte) uint64 { return binary.LittleEndian.Uint64(p[offsetSeries:]) }
-func isLast(p []byte) bool     { return binary.LittleEndian.Uint64(p[offsetLast:]) == 1 }
-func sentAt(p []byte) int64    { return int64(binary.LittleEndian.Uint64(p[offsetTime:])) }
-
 // touched keeps the compiler from leaving out the reads of touch.
 var touched atomic.Uint32
+
+const pageBytes = 4096
 
 // touch reads one byte of every page, as a receiver that uses the data would at
 // least.
 func touch(p []byte) {
+	if len(p) == 0 {
+		return
+	}
 	var sum byte
-	for i := 0; i < len(p); i += 4096 {
+	for i := 0; i < len(p); i += pageBytes {
 		sum += p[i]
 	}
 	touched.Add(uint32(sum + p[len(p)-1]))
 }
 
-// order is what the parent tells a child to do.
-type order struct {
-	Path    string        `json:"path"`
-	Size    int           `json:"size"`
-	Series  uint64        `json:"series"`
-	Count   int           `json:"count"`   // paced
-	Pace    time.Duration `json:"pace"`    // paced
-	Unpaced time.Duration `json:"unpaced"` // > 0: back to back for so long
-	Memcpy  bool          `json:"memcpy"`  // measure a warm copy instead
+// mark is the first byte of message i of a series; a receiver that finds another
+// one was given a message twice, not at all or in pieces.
+func mark(i int) byte { return byte(i%251 + 1) }
+
+func checkMark(p []byte, i int) error {
+	if len(p) > 0 && p[0] != mark(i) {
+		return fmt.Errorf("message %d begins with %d, not %d: another one, or torn", i, p[0], mark(i))
+	}
+	return nil
 }
 
-// answer is what a child says. A receiver first answers Ready, then the result.
+// filled is a payload that no page of is the zero page.
+func filled(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(i * 31)
+	}
+	return p
+}
+
+// verb is what a child is asked to do.
+type verb string
+
+const (
+	verbSetup   verb = "setup"   // connect to the others
+	verbPrepare verb = "prepare" // get ready for messages of a size
+	verbReserve verb = "reserve" // sender: memory for Count messages
+	verbSeries  verb = "series"  // send or receive Count messages
+	verbMemcpy  verb = "memcpy"  // measure warm copies instead
+)
+
+// order is what the parent tells a child.
+type order struct {
+	Verb  verb          `json:"verb"`
+	Setup Setup         `json:"setup"`
+	Size  int           `json:"size"`  // bytes
+	Count int           `json:"count"` // messages
+	Pace  time.Duration `json:"pace"`  // between messages; 0: back to back
+	Times bool          `json:"times"` // the times of each message are wanted
+}
+
+// answer is what a child says. To a series a receiver first answers that it
+// waits. All times are of the clock that the processes share.
 type answer struct {
-	Error     string  `json:"error,omitempty"`
-	Ready     bool    `json:"ready,omitempty"`
-	Addr      string  `json:"addr,omitempty"` // of the receiver's TCP listener
-	TimesNS   []int64 `json:"times_ns,omitempty"`
-	Messages  int     `json:"messages,omitempty"`
-	ElapsedNS int64   `json:"elapsed_ns,omitempty"` // from the first to the last
+	Error   string  `json:"error,omitempty"`
+	Addr    string  `json:"addr,omitempty"`
+	TimesNS []int64 `json:"times_ns,omitempty"` // sender: before the send; receiver: after the touch; memcpy: durations
+	CostNS  []int64 `json:"cost_ns,omitempty"`  // sender: durations of the sends
+	StartNS int64   `json:"start_ns,omitempty"` // sender: before the first send
+	EndNS   int64   `json:"end_ns,omitempty"`   // receiver: after the last touch
+	Mallocs uint64  `json:"mallocs,omitempty"`  // during the series
 }

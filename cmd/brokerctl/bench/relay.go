@@ -1,92 +1,125 @@
 package bench
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"time"
 )
 
-// The first byte on a connection says who is at its other end.
+// PathRelay is the name of the path with a relay.
+const PathRelay = "relay"
+
+// relayBytes is what the relay reads and writes on in one piece.
+const relayBytes = 64 << 10
+
+// Relay is TCP with a process between that reads and writes on, and does nothing
+// else: what a hop through any broker costs a small message at least. Messages
+// that it does not read in one piece would measure TCP's windows and nothing of
+// use.
+func Relay() *Path {
+	return &Path{
+		Name:    PathRelay,
+		What:    "TCP through a process that passes bytes on and does nothing else",
+		SizeMax: relayBytes,
+		Between: newRelay,
+		Receive: func(ctx context.Context, s Setup) (Receiver, error) { return joinRelay(ctx, s) },
+		Send: func(ctx context.Context, s Setup) (Sender, error) {
+			sender, err := dial(ctx, "tcp", s.Between)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := sender.conn.Write([]byte{tagSender}); err != nil {
+				return nil, errors.Join(err, sender.Close())
+			}
+			return sender, nil
+		},
+	}
+}
+
+// The first byte on a connection to the relay says who is at its other end.
 const (
-	tagDirect  = 'd' // the sender
-	tagRelayed = 'r' // the relay
+	tagSender   = 's'
+	tagReceiver = 'r'
 )
 
-// connectTimeout bounds the wait for the other processes of the benchmark.
-const connectTimeout = 10 * time.Second
+// relayed is a receiver that connects instead of listening.
+type relayed struct{ socketReceiver }
 
-func dial(addr string, tag byte) (net.Conn, error) {
-	conn, err := net.DialTimeout("tcp", addr, connectTimeout)
+func joinRelay(ctx context.Context, s Setup) (Receiver, error) {
+	out, err := dial(ctx, "tcp", s.Between)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Write([]byte{tag}); err != nil {
-		return nil, errors.Join(err, conn.Close())
+	if _, err := out.conn.Write([]byte{tagReceiver}); err != nil {
+		return nil, errors.Join(err, out.Close())
 	}
-	return conn, nil
+	r := &relayed{}
+	r.attach(ctx, out.conn)
+	return r, nil
 }
 
-func accept(listener net.Listener) (conn net.Conn, tag byte, err error) {
-	if tcp, ok := listener.(*net.TCPListener); ok {
-		_ = tcp.SetDeadline(time.Now().Add(connectTimeout))
-	}
-	if conn, err = listener.Accept(); err != nil {
-		return nil, 0, err
-	}
-	var b [1]byte
-	if _, err := io.ReadFull(conn, b[:]); err != nil {
-		return nil, 0, errors.Join(err, conn.Close())
-	}
-	return conn, b[0], nil
+func (r *relayed) Addr() string { return "" }
+func (r *relayed) Close() error { return r.conn.Close() }
+
+// relay is the process between.
+type relay struct {
+	listener net.Listener
+	ended    chan struct{}
 }
 
-// serveRelay is the process between: whatever comes is written on.
-func serveRelay(peers []string, orders *json.Decoder, answers *json.Encoder) error {
-	if len(peers) != 1 {
-		return fmt.Errorf("the relay has %d peers, not 1", len(peers))
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func newRelay(ctx context.Context, _ Setup) (Between, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer listener.Close()
-	out, err := dial(peers[0], tagRelayed)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	if err := answers.Encode(answer{Ready: true, Addr: listener.Addr().String()}); err != nil {
-		return err
-	}
-	in, _, err := accept(listener)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	relayed := make(chan error, 1)
+	r := &relay{listener: listener, ended: make(chan struct{})}
 	go func() {
-		// Not io.Copy, which would splice inside the kernel: a broker has to
-		// look at what it passes on.
-		buf := make([]byte, 64<<10)
-		for {
-			n, err := in.Read(buf)
-			if err == nil {
-				_, err = out.Write(buf[:n])
-			}
-			if err != nil {
-				relayed <- err
-				return
-			}
-		}
+		defer close(r.ended)
+		r.serve(ctx)
 	}()
-	// The end of the orders is the end of the run.
-	err = serveOrders(orders, answers, func(order) (answer, error) {
-		return answer{}, errors.New("the relay takes no orders")
-	})
-	in.Close()
-	<-relayed
+	return r, nil
+}
+
+func (r *relay) Addr() string { return r.listener.Addr().String() }
+
+func (r *relay) Close() error {
+	err := r.listener.Close()
+	<-r.ended
 	return err
+}
+
+// serve passes on until either end is gone, which the two notice themselves.
+func (r *relay) serve(ctx context.Context) {
+	ends := map[byte]net.Conn{}
+	for len(ends) < 2 {
+		conn, err := r.listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+		defer stop()
+		var tag [1]byte
+		if _, err := io.ReadFull(conn, tag[:]); err != nil {
+			return
+		}
+		ends[tag[0]] = conn
+	}
+	in, out := ends[tagSender], ends[tagReceiver]
+	if in == nil || out == nil {
+		return
+	}
+	// Not io.Copy, which would splice inside the kernel: a broker has to look at
+	// what it passes on.
+	buf := make([]byte, relayBytes)
+	for {
+		n, err := in.Read(buf)
+		if err == nil {
+			_, err = out.Write(buf[:n])
+		}
+		if err != nil {
+			return
+		}
+	}
 }

@@ -1,60 +1,121 @@
 package bench
 
 import (
-	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
-// Report is the outcome of a run. Times are in nanoseconds.
+// ReportFormat counts the changes of Report that are no additions.
+const ReportFormat = 2
+
+// Report is the outcome of a run. Times are in nanoseconds, ratios are taken
+// round by round.
 type Report struct {
-	Machine Machine      `json:"machine"`
-	Spec    Spec         `json:"-"`
-	Rounds  int          `json:"rounds"`
-	Sizes   []SizeResult `json:"sizes"`
+	Format     int             `json:"format"`
+	Machine    Machine         `json:"machine"`
+	Spec       Spec            `json:"spec"`
+	Latency    []LatencyRow    `json:"latency"`
+	Throughput []ThroughputRow `json:"throughput"`
+	Fanout     []FanoutResult  `json:"fanout"`
+	First      []FirstResult   `json:"first"`
+	Goals      []Goal          `json:"goals"`
 }
 
-// Machine is where it was measured.
+// Machine is where and when it was measured.
 type Machine struct {
-	CPU    string    `json:"cpu"`
-	Cores  int       `json:"cores"`
-	Kernel string    `json:"kernel"`
-	Go     string    `json:"go"`
-	Time   time.Time `json:"time"`
+	CPU       string    `json:"cpu"`
+	Cores     int       `json:"cores"`
+	Kernel    string    `json:"kernel"`
+	Go        string    `json:"go"`
+	Start     time.Time `json:"start"`
+	End       time.Time `json:"end"`
+	LoadStart string    `json:"load_start"` // of the last 1, 5 and 15 minutes
+	LoadEnd   string    `json:"load_end"`
 }
 
-// SizeResult is everything about one payload size.
-type SizeResult struct {
-	Bytes       int                    `json:"bytes"`
-	MemcpyP50NS int64                  `json:"memcpy_p50_ns"`
-	Paths       map[string]*PathResult `json:"paths"`
+// LatencyRow is the paced messages of one size.
+type LatencyRow struct {
+	Bytes       int           `json:"bytes"`
+	MemcpyP50NS int64         `json:"memcpy_p50_ns"` // one warm copy of the payload
+	Paths       []PathLatency `json:"paths"`
 }
 
-// PathResult is one path's times for one size, all rounds together, and what
-// each round gave.
-type PathResult struct {
-	Messages       int       `json:"messages"`
-	P50NS          int64     `json:"p50_ns"`
-	P90NS          int64     `json:"p90_ns"`
-	P99NS          int64     `json:"p99_ns"`
-	PerSecond      float64   `json:"per_second"` // unpaced, median of the rounds
-	RoundP50NS     []int64   `json:"round_p50_ns"`
-	RoundPerSecond []float64 `json:"round_per_second"`
+// PathLatency is one path's one-way times, all rounds together, and what each
+// round gave.
+type PathLatency struct {
+	Path       string            `json:"path"`
+	Messages   int               `json:"messages"`
+	P50NS      int64             `json:"p50_ns"`
+	P90NS      int64             `json:"p90_ns"`
+	P99NS      int64             `json:"p99_ns"`
+	RoundP50NS []int64           `json:"round_p50_ns"`
+	Ratios     map[string]Spread `json:"ratios"` // of the medians, to the references
+	Allocs     Allocs            `json:"allocs"`
 
 	times []int64
 }
 
+// ThroughputRow is the messages of one size back to back.
+type ThroughputRow struct {
+	Bytes int              `json:"bytes"`
+	Paths []PathThroughput `json:"paths"`
+}
+
+// PathThroughput is one path's rate, the median of the rounds.
+type PathThroughput struct {
+	Path           string            `json:"path"`
+	PerSecond      float64           `json:"per_second"`
+	RoundPerSecond []float64         `json:"round_per_second"`
+	Ratios         map[string]Spread `json:"ratios"`
+	Allocs         Allocs            `json:"allocs"`
+}
+
+// Allocs is how many objects a message costs each side: everything that its
+// process allocated meanwhile, over the messages.
+type Allocs struct {
+	Send    float64 `json:"send"`
+	Receive float64 `json:"receive"`
+
+	sent, received uint64
+	messages       int
+}
+
+// FanoutResult is paced messages to several receivers.
+type FanoutResult struct {
+	Path           string  `json:"path"`
+	Receivers      int     `json:"receivers"`
+	Bytes          int     `json:"bytes"`
+	SendP50NS      int64   `json:"send_p50_ns"` // of the calls of Send
+	SendP99NS      int64   `json:"send_p99_ns"`
+	OneWayP50NS    int64   `json:"one_way_p50_ns"` // of all receivers
+	OneWayP99NS    int64   `json:"one_way_p99_ns"`
+	RoundSendP50NS []int64 `json:"round_send_p50_ns"`
+	SendRatio      Spread  `json:"send_ratio"` // to the fewest receivers
+
+	costs, times []int64
+}
+
+// FirstResult is the first message of fresh processes and the later ones.
+type FirstResult struct {
+	Path        string  `json:"path"`
+	Bytes       int     `json:"bytes"`
+	Reserved    bool    `json:"reserved"` // memory was asked for before
+	FirstNS     []int64 `json:"first_ns"` // of each try
+	SteadyP50NS []int64 `json:"steady_p50_ns"`
+	Ratio       Spread  `json:"ratio"`
+}
+
 func newReport(spec Spec) *Report {
-	return &Report{Machine: machine(), Spec: spec, Rounds: spec.Rounds}
+	r := &Report{Format: ReportFormat, Machine: machine(), Spec: spec}
+	r.Machine.Start, r.Machine.LoadStart = time.Now().UTC().Truncate(time.Second), load()
+	return r
 }
 
 func machine() Machine {
-	m := Machine{Cores: runtime.NumCPU(), Go: runtime.Version(), Time: time.Now().UTC().Truncate(time.Second)}
+	m := Machine{Cores: runtime.NumCPU(), Go: runtime.Version()}
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(b)) {
 			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
@@ -69,109 +130,105 @@ func machine() Machine {
 	return m
 }
 
-func (p *PathResult) finish() {
-	times := sorted(p.times)
-	p.Messages = len(times)
-	p.P50NS, p.P90NS, p.P99NS = percentile(times, 0.5), percentile(times, 0.9), percentile(times, 0.99)
-	p.PerSecond = median(p.RoundPerSecond)
-}
-
-func sorted(v []int64) []int64 {
-	v = slices.Clone(v)
-	slices.Sort(v)
-	return v
-}
-
-// percentile of sorted values, nearest rank.
-func percentile(v []int64, q float64) int64 {
-	if len(v) == 0 {
-		return 0
+// load is how busy the machine is; empty where it does not tell.
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return ""
 	}
-	return v[min(len(v)-1, int(q*float64(len(v))))]
+	return strings.Join(strings.Fields(string(b))[:3], " ")
 }
 
-func median(v []float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
-	v = slices.Clone(v)
-	slices.Sort(v)
-	return v[len(v)/2]
+func (a *Allocs) add(out outcome, messages int) {
+	a.sent, a.received, a.messages = a.sent+out.sendMallocs, a.received+out.receiveMallocs, a.messages+messages
+	a.Send, a.Receive = float64(a.sent)/float64(a.messages), float64(a.received)/float64(a.messages)
 }
 
-// Spread is the ratio of two paths, round by round.
-type Spread struct{ Min, Median, Max float64 }
+func (p *PathLatency) add(out outcome) {
+	p.times = append(p.times, out.oneWayNS...)
+	p.RoundP50NS = append(p.RoundP50NS, percentile(sorted(out.oneWayNS), 0.5))
+	p.Allocs.add(out, len(out.oneWayNS))
+}
 
-// Ratio compares a path's medians with another's of the same rounds.
-func (s *SizeResult) Ratio(path, to string) (Spread, bool) {
-	a, b := s.Paths[path], s.Paths[to]
-	if a == nil || b == nil || len(a.RoundP50NS) != len(b.RoundP50NS) || len(a.RoundP50NS) == 0 {
-		return Spread{}, false
-	}
-	var ratios []float64
-	for i := range a.RoundP50NS {
-		if b.RoundP50NS[i] > 0 {
-			ratios = append(ratios, float64(a.RoundP50NS[i])/float64(b.RoundP50NS[i]))
+func (p *PathThroughput) add(out outcome, messages int) {
+	p.RoundPerSecond = append(p.RoundPerSecond, float64(messages)/max(1e-9, out.elapsed.Seconds()))
+	p.Allocs.add(out, messages)
+}
+
+func (f *FanoutResult) add(out outcome) {
+	f.times = append(f.times, out.oneWayNS...)
+	f.costs = append(f.costs, out.costNS...)
+	f.RoundSendP50NS = append(f.RoundSendP50NS, percentile(sorted(out.costNS), 0.5))
+}
+
+// finish works out what follows from the rounds.
+func (r *Report) finish() {
+	r.Machine.End, r.Machine.LoadEnd = time.Now().UTC().Truncate(time.Second), load()
+	for i := range r.Latency {
+		row := &r.Latency[i]
+		for k := range row.Paths {
+			p := &row.Paths[k]
+			times := sorted(p.times)
+			p.Messages = len(times)
+			p.P50NS, p.P90NS, p.P99NS = percentile(times, 0.5), percentile(times, 0.9), percentile(times, 0.99)
+			p.Ratios = ratios(p.Path, r.Spec.References, p.RoundP50NS, func(to string) []int64 {
+				if p := row.path(to); p != nil {
+					return p.RoundP50NS
+				}
+				return nil
+			})
 		}
 	}
-	if len(ratios) == 0 {
-		return Spread{}, false
-	}
-	return Spread{slices.Min(ratios), median(ratios), slices.Max(ratios)}, true
-}
-
-// Write prints the report as a table.
-func (r *Report) Write(w io.Writer) error {
-	m := r.Machine
-	fmt.Fprintf(w, "%s, %d cores, %s, %s, %s\n", m.CPU, m.Cores, m.Kernel, m.Go, m.Time.Format(time.RFC3339))
-	fmt.Fprintf(w, "One-way time of paced messages, and messages a second back to back; %d rounds, paths take turns.\n\n", r.Rounds)
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "size\tpath\tp50 µs\tp90 µs\tp99 µs\tp50 / tcp\t(min–max)\tp50 / relay\t(min–max)\tmemcpy µs\tmessages/s\tMB/s\t")
-	for i := range r.Sizes {
-		r.Sizes[i].write(tw, r.Spec.paths(r.Sizes[i].Bytes))
-	}
-	return tw.Flush()
-}
-
-func (s *SizeResult) write(w io.Writer, paths []string) {
-	for i, path := range paths {
-		p := s.Paths[path]
-		size, memcpy := "", ""
-		if i == 0 {
-			size, memcpy = FormatBytes(s.Bytes), micros(s.MemcpyP50NS)
+	for i := range r.Throughput {
+		row := &r.Throughput[i]
+		for k := range row.Paths {
+			p := &row.Paths[k]
+			p.PerSecond = median(p.RoundPerSecond)
+			p.Ratios = ratios(p.Path, r.Spec.References, p.RoundPerSecond, func(to string) []float64 {
+				if p := row.path(to); p != nil {
+					return p.RoundPerSecond
+				}
+				return nil
+			})
 		}
-		ratios := ""
-		for _, to := range []string{PathTCP, PathRelay} {
-			if sp, ok := s.Ratio(path, to); ok && path != to {
-				ratios += fmt.Sprintf("%.2f\t(%.2f–%.2f)\t", sp.Median, sp.Min, sp.Max)
-			} else {
-				ratios += "\t\t"
-			}
-		}
-		rate, volume := "", ""
-		if p.PerSecond > 0 {
-			rate = fmt.Sprintf("%.0f", p.PerSecond)
-			volume = fmt.Sprintf("%.0f", p.PerSecond*float64(s.Bytes)/1e6)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s%s\t%s\t%s\t\n",
-			size, path, micros(p.P50NS), micros(p.P90NS), micros(p.P99NS), ratios, memcpy, rate, volume)
 	}
+	for i := range r.Fanout {
+		f := &r.Fanout[i]
+		costs, times := sorted(f.costs), sorted(f.times)
+		f.SendP50NS, f.SendP99NS = percentile(costs, 0.5), percentile(costs, 0.99)
+		f.OneWayP50NS, f.OneWayP99NS = percentile(times, 0.5), percentile(times, 0.99)
+		f.SendRatio, _ = ratio(f.RoundSendP50NS, r.fewest(f.Path).RoundSendP50NS)
+	}
+	for i := range r.First {
+		f := &r.First[i]
+		f.Ratio, _ = ratio(f.FirstNS, f.SteadyP50NS)
+	}
+	r.Goals = goals(r)
 }
 
-func micros(ns int64) string {
-	if ns < 10_000 {
-		return fmt.Sprintf("%.1f", float64(ns)/1000)
+// fewest is the result of a path for the smallest number of receivers.
+func (r *Report) fewest(path string) *FanoutResult {
+	var found *FanoutResult
+	for i := range r.Fanout {
+		if f := &r.Fanout[i]; f.Path == path && (found == nil || f.Receivers < found.Receivers) {
+			found = f
+		}
 	}
-	return fmt.Sprintf("%.0f", float64(ns)/1000)
+	return found
 }
 
-// FormatBytes writes a size with a binary unit.
-func FormatBytes(n int) string {
-	switch {
-	case n >= 1<<20 && n%(1<<20) == 0:
-		return fmt.Sprintf("%d MiB", n>>20)
-	case n >= 1<<10 && n%(1<<10) == 0:
-		return fmt.Sprintf("%d KiB", n>>10)
+func (row *LatencyRow) path(name string) *PathLatency {
+	i := slices.IndexFunc(row.Paths, func(p PathLatency) bool { return p.Path == name })
+	if i < 0 {
+		return nil
 	}
-	return fmt.Sprintf("%d B", n)
+	return &row.Paths[i]
+}
+
+func (row *ThroughputRow) path(name string) *PathThroughput {
+	i := slices.IndexFunc(row.Paths, func(p PathThroughput) bool { return p.Path == name })
+	if i < 0 {
+		return nil
+	}
+	return &row.Paths[i]
 }

@@ -2,234 +2,223 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"slices"
-	"syscall"
 	"time"
 )
 
-// Env is how the children are started.
-type Env struct {
-	// Command makes the command line of a child of that role; peers are the
-	// addresses that Serve wants.
-	Command func(ctx context.Context, role string, peers ...string) *exec.Cmd
-	// Environ is added to the children's environment: where the broker is.
-	Environ []string
-	// Stderr gets what the children say.
-	Stderr io.Writer
-	// Progress, if not nil, is called before each series.
-	Progress func(done, all int, what string)
-}
-
-// child is one of the processes.
-type child struct {
-	cmd     *exec.Cmd
-	in      io.WriteCloser
-	orders  *json.Encoder
-	answers *json.Decoder
-}
-
-func (e *Env) start(ctx context.Context, role string, peers ...string) (*child, answer, error) {
-	c := &child{cmd: e.Command(ctx, role, peers...)}
-	c.cmd.Env = append(os.Environ(), append(slices.Clone(e.Environ), "BROKERD_NODE="+role)...)
-	c.cmd.Stderr = e.Stderr
-	c.cmd.Cancel = func() error { return c.cmd.Process.Signal(syscall.SIGTERM) }
-	c.cmd.WaitDelay = 2 * time.Second
-	var err error
-	if c.in, err = c.cmd.StdinPipe(); err != nil {
-		return nil, answer{}, err
-	}
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
-		return nil, answer{}, err
-	}
-	if err := c.cmd.Start(); err != nil {
-		return nil, answer{}, fmt.Errorf("%s: %w", role, err)
-	}
-	c.orders, c.answers = json.NewEncoder(c.in), json.NewDecoder(out)
-	a, err := c.answer()
-	if err != nil {
-		return nil, answer{}, errors.Join(fmt.Errorf("%s did not get ready: %w", role, err), c.stop())
-	}
-	return c, a, nil
-}
-
-func (c *child) answer() (answer, error) {
-	var a answer
-	if err := c.answers.Decode(&a); err != nil {
-		return a, err
-	}
-	if a.Error != "" {
-		return a, errors.New(a.Error)
-	}
-	return a, nil
-}
-
-func (c *child) ask(o order) (answer, error) {
-	if err := c.orders.Encode(o); err != nil {
-		return answer{}, err
-	}
-	return c.answer()
-}
-
-// stop ends the process: the end of its input is the end of its work.
-func (c *child) stop() error {
-	_ = c.in.Close()
-	return c.cmd.Wait()
-}
-
 // runner is one run of the benchmark.
 type runner struct {
-	env                     *Env
-	spec                    Spec
-	sender, receiver, relay *child
-	series                  uint64
-	done, all               int
+	env    *Env
+	spec   Spec
+	paths  []*Path // all that there are
+	report *Report
+	teams  int // started so far
+
+	planned, spent time.Duration // what the series take by plan
 }
 
-// Run measures what spec says. The broker must have loaded Flow.
-func Run(ctx context.Context, spec Spec, env Env) (*Report, error) {
-	if err := spec.Validate(); err != nil {
+// Run measures what spec says of paths. It leaves no process behind.
+func Run(ctx context.Context, spec Spec, paths []*Path, env Env) (*Report, error) {
+	if err := spec.Validate(paths); err != nil {
 		return nil, err
 	}
-	r := &runner{env: &env, spec: spec}
-	err := r.start(ctx)
-	var report *Report
-	if err == nil {
-		report, err = r.measure(ctx)
-	}
-	for _, c := range []*child{r.sender, r.relay, r.receiver} {
-		if c != nil {
-			err = errors.Join(err, c.stop())
+	r := &runner{env: &env, spec: spec, paths: paths, report: newReport(spec)}
+	r.plan()
+	for _, part := range []func(context.Context) error{r.turns, r.fanout, r.first} {
+		if err := part(ctx); err != nil {
+			return nil, err
 		}
 	}
-	return report, err
+	r.report.finish()
+	r.progress(0, "")
+	return r.report, nil
 }
 
-func (r *runner) start(ctx context.Context) error {
-	receiver, at, err := r.env.start(ctx, RoleReceiver)
+// plan adds up how long everything takes, for the progress shown.
+func (r *runner) plan() {
+	s := r.spec
+	for _, size := range s.sizes() {
+		n := time.Duration(len(s.Paths) * s.Rounds)
+		if slices.Contains(s.Sizes, size) {
+			pace := s.pace(size, 1)
+			r.planned += n * pace * time.Duration(s.count(pace))
+		}
+		if slices.Contains(s.UnpacedSizes, size) {
+			r.planned += n * s.unpacedPlan()
+		}
+	}
+	r.planned += time.Duration(len(s.FanoutPaths)*s.Rounds*len(s.Fanout)) * r.fanoutPlan()
+	r.planned += time.Duration(len(s.FirstPaths)*2*r.firstRounds()) * firstPlan
+}
+
+// unpacedPlan is about how long one unpaced series takes.
+func (s Spec) unpacedPlan() time.Duration {
+	return max(s.Unpaced, 20*time.Millisecond)
+}
+
+// progress tells what comes next, and that what came before took so long by
+// plan.
+func (r *runner) progress(planned time.Duration, what string) {
+	if r.env.Progress != nil {
+		done := 1.0
+		if what != "" {
+			done = min(1, float64(r.spent)/float64(max(1, r.planned)))
+		}
+		r.env.Progress(done, what)
+	}
+	r.spent += planned
+}
+
+// start starts the processes of a path.
+func (r *runner) start(ctx context.Context, name string, receivers int) (*team, error) {
+	path, err := Find(r.paths, name)
+	if err != nil {
+		return nil, err
+	}
+	r.teams++
+	return newTeam(ctx, r.env, path, receivers, r.teams)
+}
+
+// stopAll ends teams; what went wrong with that is added to err, unless err says
+// it already.
+func stopAll(teams []*team, err error) error {
+	var all []error
+	for _, t := range teams {
+		all = append(all, t.stop())
+	}
 	if err != nil {
 		return err
 	}
-	r.receiver = receiver
-	relay, between, err := r.env.start(ctx, RoleRelay, at.Addr)
-	if err != nil {
-		return err
-	}
-	r.relay = relay
-	r.sender, _, err = r.env.start(ctx, RoleSender, at.Addr, between.Addr)
-	return err
+	return errors.Join(all...)
 }
 
-func (r *runner) measure(ctx context.Context) (*Report, error) {
-	modes := 1
-	if r.spec.Unpaced > 0 {
-		modes = 2
-	}
-	for _, size := range r.spec.Sizes {
-		r.all += r.spec.Rounds * len(r.spec.paths(size)) * modes
-	}
-	report := newReport(r.spec)
-	for _, size := range r.spec.Sizes {
-		row, err := r.size(ctx, size)
+// turns has the paths take turns, size by size.
+func (r *runner) turns(ctx context.Context) (err error) {
+	var teams []*team
+	defer func() { err = stopAll(teams, err) }()
+	for _, name := range r.spec.Paths {
+		r.progress(0, "starting "+name)
+		t, err := r.start(ctx, name, 1)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		report.Sizes = append(report.Sizes, *row)
+		teams = append(teams, t)
 	}
-	return report, nil
-}
-
-// size measures all paths for one size, taking turns.
-func (r *runner) size(ctx context.Context, size int) (*SizeResult, error) {
-	result := &SizeResult{Bytes: size, Paths: map[string]*PathResult{}}
-	copies, err := r.sender.ask(order{Memcpy: true, Size: size, Count: r.spec.count(size)})
-	if err != nil {
-		return nil, err
-	}
-	result.MemcpyP50NS = percentile(sorted(copies.TimesNS), 0.5)
-	paths := r.spec.paths(size)
-	for _, path := range paths {
-		result.Paths[path] = &PathResult{}
-		// The first messages pay for regions, mappings and buffers.
-		if _, err := r.run(ctx, order{Path: path, Size: size, Count: max(5, r.spec.count(size)/10), Pace: r.spec.pace(size)}); err != nil {
-			return nil, err
+	for _, size := range r.spec.sizes() {
+		able := slices.DeleteFunc(slices.Clone(teams), func(t *team) bool { return !t.path.carries(size) })
+		if len(able) == 0 {
+			continue
 		}
-	}
-	for round := range r.spec.Rounds {
-		for i := range paths {
-			// Whoever is second meets the caches that the first has left: turn
-			// the order round every time.
-			path := paths[(i+round)%len(paths)]
-			if err := r.turn(ctx, size, path, result.Paths[path]); err != nil {
-				return nil, fmt.Errorf("%s, %d bytes: %w", path, size, err)
-			}
+		if err := r.size(ctx, size, able); err != nil {
+			return err
 		}
-	}
-	for _, p := range result.Paths {
-		p.finish()
-	}
-	return result, nil
-}
-
-// turn is one path's part of a round.
-func (r *runner) turn(ctx context.Context, size int, path string, into *PathResult) error {
-	paced, err := r.run(ctx, order{Path: path, Size: size, Count: r.spec.count(size), Pace: r.spec.pace(size)})
-	if err != nil {
-		return err
-	}
-	into.times = append(into.times, paced.TimesNS...)
-	into.RoundP50NS = append(into.RoundP50NS, percentile(sorted(paced.TimesNS), 0.5))
-	if r.spec.Unpaced == 0 {
-		return nil
-	}
-	unpaced, err := r.run(ctx, order{Path: path, Size: size, Unpaced: r.spec.Unpaced})
-	if err != nil {
-		return err
-	}
-	if unpaced.ElapsedNS > 0 {
-		into.RoundPerSecond = append(into.RoundPerSecond, float64(unpaced.Messages-1)/float64(unpaced.ElapsedNS)*1e9)
 	}
 	return nil
 }
 
-// seriesTimeout is more than any series takes; a lost message would otherwise
-// be waited for in vain.
-const seriesTimeout = 2 * time.Minute
+// turn is one path's part in the rounds of one size.
+type turn struct {
+	*team
+	unpaced int // messages
+	latency PathLatency
+	rate    PathThroughput
+}
 
-// run has one series sent and received.
-func (r *runner) run(ctx context.Context, o order) (answer, error) {
-	if err := ctx.Err(); err != nil {
-		return answer{}, err
+// size measures the teams for one size.
+func (r *runner) size(ctx context.Context, size int, teams []*team) error {
+	paced, unpaced := slices.Contains(r.spec.Sizes, size), slices.Contains(r.spec.UnpacedSizes, size)
+	var turns []*turn
+	for _, t := range teams {
+		r.progress(0, fmt.Sprintf("%s, %s: first messages", FormatBytes(size), t.path.Name))
+		n, err := r.warm(ctx, t, size)
+		if err != nil {
+			return err
+		}
+		turns = append(turns, &turn{team: t, unpaced: n,
+			latency: PathLatency{Path: t.path.Name}, rate: PathThroughput{Path: t.path.Name}})
 	}
-	r.series++
-	o.Series = r.series
-	if r.env.Progress != nil {
-		r.env.Progress(r.done, r.all, fmt.Sprintf("%s %s", o.Path, FormatBytes(o.Size)))
-	}
-	watchdog := time.AfterFunc(seriesTimeout, func() {
-		_ = r.sender.cmd.Process.Kill()
-		_ = r.receiver.cmd.Process.Kill()
-	})
-	defer watchdog.Stop()
-	if _, err := r.receiver.ask(o); err != nil { // Ready
-		return answer{}, fmt.Errorf("receiver: %w", err)
-	}
-	if _, err := r.sender.ask(o); err != nil {
-		return answer{}, fmt.Errorf("sender: %w", err)
-	}
-	a, err := r.receiver.answer()
+	memcpy, err := teams[0].sender.ask(order{Verb: verbMemcpy, Size: size, Count: 20})
 	if err != nil {
-		return answer{}, fmt.Errorf("receiver: %w", err)
+		return err
 	}
-	if o.Count > 0 && a.Messages != o.Count {
-		return answer{}, fmt.Errorf("%d of %d messages arrived", a.Messages, o.Count)
+	for round := range r.spec.Rounds {
+		for i := range turns {
+			// Whoever is second meets the caches that the first has left: turn the
+			// order round every time.
+			t := turns[(i+round)%len(turns)]
+			if paced {
+				if err := r.pacedTurn(ctx, t, size); err != nil {
+					return err
+				}
+			}
+			if unpaced {
+				if err := r.unpacedTurn(ctx, t, size); err != nil {
+					return err
+				}
+			}
+		}
 	}
-	r.done = min(r.done+1, r.all)
-	return a, nil
+	if paced {
+		row := LatencyRow{Bytes: size, MemcpyP50NS: percentile(sorted(memcpy.TimesNS), 0.5)}
+		for _, t := range turns {
+			row.Paths = append(row.Paths, t.latency)
+		}
+		r.report.Latency = append(r.report.Latency, row)
+	}
+	if unpaced {
+		row := ThroughputRow{Bytes: size}
+		for _, t := range turns {
+			row.Paths = append(row.Paths, t.rate)
+		}
+		r.report.Throughput = append(r.report.Throughput, row)
+	}
+	return nil
+}
+
+// warm sends the first messages of a size, which pay for regions, mappings and
+// buffers, and returns how many an unpaced series should have.
+func (r *runner) warm(ctx context.Context, t *team, size int) (unpaced int, err error) {
+	if err := t.prepare(ctx, size); err != nil {
+		return 0, err
+	}
+	o := order{Size: size, Count: warmup(size)}
+	if _, err := t.series(ctx, o); err != nil {
+		return 0, err
+	}
+	if r.spec.Unpaced == 0 {
+		return r.spec.UnpacedCount, nil
+	}
+	out, err := t.series(ctx, o)
+	if err != nil {
+		return 0, err
+	}
+	perSecond := float64(o.Count) / max(1e-9, out.elapsed.Seconds())
+	return min(unpacedMax, max(10, int(perSecond*r.spec.Unpaced.Seconds()))), nil
+}
+
+func (r *runner) pacedTurn(ctx context.Context, t *turn, size int) error {
+	pace := r.spec.pace(size, 1)
+	o := order{Size: size, Count: r.spec.count(pace), Pace: pace, Times: true}
+	r.progress(pace*time.Duration(o.Count), fmt.Sprintf("%s, %s", FormatBytes(size), t.path.Name))
+	out, err := t.series(ctx, o)
+	if err != nil {
+		return err
+	}
+	t.latency.add(out)
+	return nil
+}
+
+func (r *runner) unpacedTurn(ctx context.Context, t *turn, size int) error {
+	if t.unpaced == 0 {
+		return nil
+	}
+	r.progress(r.spec.unpacedPlan(), fmt.Sprintf("%s, %s, back to back", FormatBytes(size), t.path.Name))
+	out, err := t.series(ctx, order{Size: size, Count: t.unpaced})
+	if err != nil {
+		return err
+	}
+	t.rate.add(out, t.unpaced)
+	return nil
 }

@@ -7,115 +7,148 @@ import (
 	"time"
 )
 
-// Paths that can be measured.
-const (
-	PathBrokered = "brokered"
-	PathLoan     = "loan"
-	PathTCP      = "tcp"
-	PathRelay    = "relay"
-)
-
-// Paths lists all of them.
-func Paths() []string { return []string{PathBrokered, PathLoan, PathTCP, PathRelay} }
-
 // Limits of a Spec.
 const (
-	SizeMin = 64        // bytes: a message's header has to fit
-	SizeMax = 256 << 20 // bytes
+	SizeMax      = 256 << 20 // bytes
+	receiversMax = 64
+	unpacedMax   = 5_000_000 // messages of one series
 )
 
-// Spec says what to measure.
+// Spec says what to measure. Sizes are in bytes.
 type Spec struct {
-	Paths    []string
-	Sizes    []int         // bytes of payload
-	Count    int           // paced messages a size, path and round
-	Interval time.Duration // between paced messages; large ones get more time
-	Unpaced  time.Duration // how long to send back to back; 0: not at all
-	Rounds   int           // how often the paths take turns
+	Paths      []string `json:"paths"`
+	References []string `json:"references"` // paths that the others are compared with
+
+	Sizes    []int         `json:"sizes"`
+	Count    int           `json:"count"`       // paced messages a size, path and round
+	Interval time.Duration `json:"interval_ns"` // between paced messages; large ones get more time
+	Rounds   int           `json:"rounds"`      // how often the paths take turns
+
+	UnpacedSizes []int         `json:"unpaced_sizes"`
+	Unpaced      time.Duration `json:"unpaced_ns"`    // how long to send back to back; 0: see UnpacedCount
+	UnpacedCount int           `json:"unpaced_count"` // messages to send back to back; 0: as many as Unpaced takes
+
+	FanoutPaths []string `json:"fanout_paths"`
+	Fanout      []int    `json:"fanout"` // numbers of receivers
+	FanoutSize  int      `json:"fanout_size"`
+
+	FirstPaths []string `json:"first_paths"` // whose first message is compared with a later one
+	FirstSize  int      `json:"first_size"`
 }
 
-// Defaults is what `brokerctl bench` measures when it is not told otherwise.
-func Defaults() Spec {
-	return Spec{
-		Paths:    Paths(),
-		Sizes:    []int{64, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 40 << 20},
-		Count:    200,
-		Interval: time.Millisecond,
-		Unpaced:  500 * time.Millisecond,
-		Rounds:   5,
+// Names of the presets.
+const (
+	PresetFull  = "full"
+	PresetQuick = "quick"
+	PresetDora  = "dora"
+)
+
+// Presets lists them.
+func Presets() []string { return []string{PresetFull, PresetQuick, PresetDora} }
+
+// Preset is a Spec for paths, compared with references.
+func Preset(name string, paths, references []string) (Spec, error) {
+	s := Spec{
+		Paths: paths, References: references,
+		Sizes:        []int{64, 4 << 10, 64 << 10, 1 << 20, 4 << 20, 40 << 20},
+		Count:        300,
+		Interval:     time.Millisecond,
+		Rounds:       9,
+		UnpacedSizes: []int{64, 4 << 10, 1 << 20},
+		Unpaced:      400 * time.Millisecond,
+		Fanout:       []int{1, 4, 8},
+		FanoutSize:   1 << 20,
+		FirstSize:    40 << 20,
 	}
+	s.FanoutPaths = among(paths, PathLane, PathBrokered)
+	s.FirstPaths = among(paths, PathLane)
+	switch name {
+	case PresetFull:
+	case PresetQuick:
+		s.Count, s.Rounds, s.Unpaced, s.UnpacedSizes = 60, 3, 150*time.Millisecond, []int{64, 1 << 20}
+	case PresetDora:
+		// The workload of dora-rs's own benchmark: a hundred messages, 5 ms apart,
+		// then a hundred back to back.
+		s.Sizes = []int{0, 8, 64, 512, 2048, 4096, 16384, 40960, 409600, 4096000}
+		s.Count, s.Interval, s.Rounds = 100, 5*time.Millisecond, 3
+		s.UnpacedSizes, s.Unpaced, s.UnpacedCount = s.Sizes, 0, 100
+		s.FanoutPaths, s.FirstPaths = nil, nil
+	default:
+		return s, fmt.Errorf("no preset %q; there are %v", name, Presets())
+	}
+	return s, nil
+}
+
+// among lists those of want that have has.
+func among(has []string, want ...string) []string {
+	return slices.DeleteFunc(want, func(name string) bool { return !slices.Contains(has, name) })
 }
 
 // Validate finds what cannot be measured, all of it at once.
-func (s Spec) Validate() error {
+func (s Spec) Validate(paths []*Path) error {
 	var wrong []error
-	for _, p := range s.Paths {
-		if !slices.Contains(Paths(), p) {
-			wrong = append(wrong, fmt.Errorf("no path %q; there are %v", p, Paths()))
+	for _, names := range [][]string{s.Paths, s.FanoutPaths, s.FirstPaths} {
+		for _, name := range names {
+			if _, err := Find(paths, name); err != nil {
+				wrong = append(wrong, err)
+			}
 		}
 	}
-	if len(s.Paths) == 0 {
+	if len(s.Paths)+len(s.FanoutPaths)+len(s.FirstPaths) == 0 {
 		wrong = append(wrong, errors.New("no path to measure"))
 	}
-	for _, n := range s.Sizes {
-		if n < SizeMin || n > SizeMax {
-			wrong = append(wrong, fmt.Errorf("size %d: %d to %d bytes can be measured", n, SizeMin, SizeMax))
-		}
-	}
-	if len(s.Sizes) == 0 {
+	if len(s.Paths) > 0 && len(s.Sizes)+len(s.UnpacedSizes) == 0 {
 		wrong = append(wrong, errors.New("no size to measure"))
 	}
-	if s.Count < 1 || s.Count > 1_000_000 {
-		wrong = append(wrong, fmt.Errorf("count %d: 1 to 1000000", s.Count))
+	for _, n := range slices.Concat(s.Sizes, s.UnpacedSizes, []int{s.FanoutSize, s.FirstSize}) {
+		if n < 0 || n > SizeMax {
+			wrong = append(wrong, fmt.Errorf("size %d: 0 to %d bytes can be measured", n, SizeMax))
+		}
 	}
-	if s.Interval < 0 || s.Interval > time.Minute {
-		wrong = append(wrong, fmt.Errorf("interval %v: 0 to 1m", s.Interval))
+	for _, n := range s.Fanout {
+		if n < 1 || n > receiversMax {
+			wrong = append(wrong, fmt.Errorf("fan-out %d: 1 to %d receivers", n, receiversMax))
+		}
 	}
-	if s.Unpaced < 0 || s.Unpaced > time.Minute {
-		wrong = append(wrong, fmt.Errorf("unpaced %v: 0 to 1m", s.Unpaced))
-	}
-	if s.Rounds < 1 || s.Rounds > 1000 {
-		wrong = append(wrong, fmt.Errorf("rounds %d: 1 to 1000", s.Rounds))
-	}
+	wrong = append(wrong,
+		between("count", s.Count, 1, 1_000_000),
+		between("rounds", s.Rounds, 1, 1000),
+		between("interval", s.Interval, 0, time.Minute),
+		between("unpaced", s.Unpaced, 0, time.Minute),
+		between("unpaced count", s.UnpacedCount, 0, unpacedMax))
 	return errors.Join(wrong...)
 }
 
-// pace is the pause between paced messages: long enough that no message meets
-// the one before it on the way, also on the slowest path.
-func (s Spec) pace(size int) time.Duration {
-	const bytesPerSecond = 1 << 30
-	return max(s.Interval, time.Duration(float64(size)/bytesPerSecond*float64(time.Second)))
-}
-
-// paths are those that are measured at a size. A relay that passes on what it has
-// read is the limit for messages that it reads in one piece; beyond, its pieces
-// measure TCP's windows and nothing of use.
-func (s Spec) paths(size int) []string {
-	if size < largeFrom {
-		return s.Paths
+func between[T int | time.Duration](what string, n, lowest, highest T) error {
+	if n < lowest || n > highest {
+		return fmt.Errorf("%s %v: %v to %v", what, n, lowest, highest)
 	}
-	return slices.DeleteFunc(slices.Clone(s.Paths), func(path string) bool { return path == PathRelay })
+	return nil
 }
 
-// count is how many paced messages of a size are worth their time.
-func (s Spec) count(size int) int {
-	const most = 2 * time.Second // a round
-	if pace := s.pace(size); pace > 0 {
+// pace is the pause between paced messages to so many receivers: long enough that
+// no message meets the one before it on the way, also on the slowest path.
+func (s Spec) pace(size, receivers int) time.Duration {
+	const bytesPerSecond = 1 << 30
+	return max(s.Interval, time.Duration(float64(size*receivers)/bytesPerSecond*float64(time.Second)))
+}
+
+// count is how many paced messages of a pace are worth their time.
+func (s Spec) count(pace time.Duration) int {
+	const most = time.Second // a round
+	if pace > 5*time.Millisecond {
 		return max(5, min(s.Count, int(most/pace)))
 	}
 	return s.Count
 }
 
-// Flow is the dataflow that the benchmark needs. Both edges block: a dropped
-// message would flatter the numbers.
-const Flow = `nodes:
-  - id: sender
-    outputs: [small, large]
-  - id: receiver
-    inputs:
-      small: {source: sender/small, queue_size: 4096, policy: block}
-      large: {source: sender/large, queue_size: 4, policy: block}
-`
+// warmup is how many messages of a size go ahead of all measuring: regions,
+// mappings and buffers of all that may be on its way have been used by then.
+func warmup(size int) int { return 2*Window(size) + 10 }
 
-// largeFrom is the payload size from which the output large is used.
-const largeFrom = 128 << 10
+// sizes lists all sizes for which paths take turns, each once.
+func (s Spec) sizes() []int {
+	all := slices.Concat(s.Sizes, s.UnpacedSizes)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
