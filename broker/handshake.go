@@ -34,6 +34,13 @@ func (s *session) handshake(kind wire.Kind, body []byte) error {
 		s.finish(nil, nil)
 		return errSessionEnds
 	case s.stage == stageAttach && kind == wire.KindAttach:
+		m, err := s.dec.Decode(body)
+		if err != nil {
+			return err
+		}
+		if attach, ok := m.(*wire.Attach); ok {
+			s.adopting = attach.Adopting && !s.control
+		}
 		s.stage = stageReady
 	case s.stage == stageAttach:
 		return wire.Errorf(wire.CodeWrongState, "%s after Hello, it must be Attach", kind)

@@ -136,6 +136,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 		"slow_timeout":      fmt.Sprintf("%.0f s", cfg.SlowTimeout.Seconds()),
 		"handshake_timeout": fmt.Sprintf("%.0f s", cfg.HandshakeTimeout.Seconds()),
 		"heartbeat":         fmt.Sprintf("%.0f s", cfg.HeartbeatInterval.Seconds()),
+		"adopt_grace":       fmt.Sprintf("%.0f s", cfg.AdoptGrace.Seconds()),
 		"drain_timeout":     fmt.Sprintf("%.0f s", cfg.DrainTimeout.Seconds()),
 		"queue_bytes_max":   fmt.Sprintf("%d MiB", cfg.QueueBytesMax>>20),
 		"held_messages_max": fmt.Sprint(cfg.HeldMessagesMax),
@@ -154,8 +155,9 @@ func TestLimitsAreDocumented(t *testing.T) {
 	for name, bytes := range map[string]int{
 		"frame before Ready":            wire.HandshakeFrameBytesMax,
 		"frame of a control connection": wire.ControlFrameBytesMax,
+		"frame of Adopt, Adopted":       wire.AdoptFrameBytesMax,
 	} {
-		if row := fmt.Sprintf("| %s | %d KiB |", name, bytes>>10); !strings.Contains(string(page), row) {
+		if row := fmt.Sprintf("| %s | %d KiB", name, bytes>>10); !strings.Contains(string(page), row) {
 			t.Errorf("not there: %s", row)
 		}
 	}

@@ -52,6 +52,7 @@ type session struct {
 	stage     stage
 	announced bool // the router has had ConnOpened
 	control   bool // the peer asks questions only: Hello said so
+	adopting  bool // Attach said that an Adopt is the next thing to come
 	goodbye   bool // the peer has sent Bye
 
 	// Shared.
@@ -180,13 +181,16 @@ func (s *session) fail(reason *wire.Error) {
 }
 
 // frameBytesMax is the longest body that the peer may send now. Bodies of requests
-// are read by the router itself, while everybody waits: so theirs are short.
+// are read by the router itself, while everybody waits: so theirs are short. What
+// a node brings from another broker may be long, and comes in one piece.
 func (s *session) frameBytesMax() uint64 {
 	switch {
 	case !s.established.Load():
 		return wire.HandshakeFrameBytesMax
 	case s.control:
 		return min(s.srv.cfg.FrameBytesMax, wire.ControlFrameBytesMax)
+	case s.adopting:
+		return max(s.srv.cfg.FrameBytesMax, wire.AdoptFrameBytesMax)
 	}
 	return s.srv.cfg.FrameBytesMax
 }
@@ -250,6 +254,8 @@ func (s *session) frame(body []byte, owned bool) error {
 		}
 	} else if kind == wire.KindHello || kind == wire.KindAttach {
 		return wire.Errorf(wire.CodeWrongState, "%s after the handshake", kind)
+	} else {
+		s.adopting = false
 	}
 	if kind == wire.KindBye {
 		s.goodbye = true

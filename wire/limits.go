@@ -26,6 +26,12 @@ const (
 	// dataflow file at most; in JSON some of its bytes take two.
 	ControlFrameBytesMax = 2<<20 + 64<<10
 
+	// AdoptFrameBytesMax is the longest body of Adopt and of Adopted, also if
+	// Welcome.FrameMax is less: a node that has many regions and lanes must be able
+	// to bring them. It holds as many as Adopt may have, with names as brokers make
+	// them and ids of any length.
+	AdoptFrameBytesMax = 4 << 20
+
 	IDBytesMax    = 128   // ids of nodes, dataflows, outputs, inputs; verbs; instance
 	TextBytesMax  = 1024  // names of shared memory objects, sources, reasons, texts
 	AuthBytesMax  = 1024  // Hello.Auth

@@ -60,7 +60,7 @@ const envPrefix = "BROKERD_"
 
 // foreignEnv are the names with our prefix that mean something to nodes and
 // brokerctl, not to brokerd; they may well be set around it.
-var foreignEnv = []string{"BROKERD_ADDR", "BROKERD_DATAFLOW", "BROKERD_NODE", "BROKERD_NO_SHM"}
+var foreignEnv = []string{"BROKERD_ADDR", "BROKERD_DATAFLOW", "BROKERD_NODE", "BROKERD_NO_SHM", "BROKERD_NO_LANES", "BROKERD_SPIN"}
 
 // configEnv names the configuration file, in place of --config.
 const configEnv = envPrefix + "CONFIG"
@@ -83,6 +83,10 @@ func (s *settings) options() []option {
 
 		{key: "shared_memory", value: boolValue(&s.SharedMemory),
 			usage: "offer shared memory to nodes of this machine"},
+		{key: "lanes", value: boolValue(&s.Lanes),
+			usage: "give nodes of this machine direct paths to each other, through shared memory"},
+		{key: "adopt_grace", value: durationValue(&s.AdoptGrace),
+			usage: "how long nodes of a brokerd that died may bring along what it gave them"},
 		{key: "shm_limit", value: bytesValue(&s.TotalBytes),
 			usage: "shared memory of all nodes together"},
 		{key: "shm_node_limit", value: bytesValue(&s.NodeBytes),
@@ -92,7 +96,7 @@ func (s *settings) options() []option {
 		{key: "shm_cache_age", value: durationValue(&s.CacheAge),
 			usage: "how long free shared memory is kept"},
 		{key: "shm_regions_max", value: countValue(&s.RegionsMax, 1),
-			usage: "shared memory objects at a time; each takes a file descriptor"},
+			usage: "shared memory objects at a time, those of lanes too; each takes file descriptors"},
 		{key: "shm_mode", value: modeValue(&s.ShmMode),
 			usage: "who may map it: 0600 this user, 0660 a group too"},
 		{key: "shm_group", value: textValue(&s.ShmGroup, "GROUP"),
