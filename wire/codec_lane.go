@@ -49,11 +49,23 @@ func (m *LaneReady) decode(r *reader) {
 }
 
 func (m *LaneStart) encode(w *writer) {
-	w.message(KindLaneStart, 1)
+	n := 1
+	if m.Dropped != 0 {
+		n++
+	}
+	w.message(KindLaneStart, n)
 	w.uint(uint64(m.Lane))
+	if m.Dropped != 0 {
+		w.uint(m.Dropped)
+	}
 }
 
-func (m *LaneStart) decode(r *reader) { m.Lane = r.laneID("lane") }
+func (m *LaneStart) decode(r *reader) {
+	m.Lane = r.laneID("lane")
+	if r.appended() {
+		m.Dropped = r.u64("dropped")
+	}
+}
 
 func (m *LaneClose) encode(w *writer) {
 	w.message(KindLaneClose, 5)

@@ -16,14 +16,13 @@ func (m *RegionRequest) decode(r *reader) {
 func (m *RegionGrant) encode(w *writer) {
 	w.message(KindRegionGrant, 1+regionOpenFields)
 	w.uint(uint64(m.Request))
-	open := RegionOpen{Region: m.Region, Name: m.Name, Bytes: m.Bytes, SlotBytes: m.SlotBytes, Slots: m.Slots}
-	open.encodeFields(w)
+	encodeRegion(w, m.Region, m.Name, m.Bytes, m.SlotBytes, m.Slots)
 }
 
 func (m *RegionGrant) decode(r *reader) {
 	m.Request = r.u32("request")
 	var open RegionOpen
-	open.decode(r)
+	open.decodeRegion(r)
 	m.Region, m.Name, m.Bytes, m.SlotBytes, m.Slots = open.Region, open.Name, open.Bytes, open.SlotBytes, open.Slots
 }
 
@@ -59,19 +58,33 @@ func (m *RegionRetire) decode(r *reader) { m.Region = r.region("region") }
 const regionOpenFields = 5
 
 func (m *RegionOpen) encode(w *writer) {
-	w.message(KindRegionOpen, regionOpenFields)
-	m.encodeFields(w)
+	n := regionOpenFields
+	if m.Owner != 0 {
+		n++
+	}
+	w.message(KindRegionOpen, n)
+	encodeRegion(w, m.Region, m.Name, m.Bytes, m.SlotBytes, m.Slots)
+	if m.Owner != 0 {
+		w.uint(uint64(m.Owner))
+	}
 }
 
-func (m *RegionOpen) encodeFields(w *writer) {
-	w.uint(uint64(m.Region))
-	w.name("name", m.Name, TextBytesMax)
-	w.uint(m.Bytes)
-	w.uint(m.SlotBytes)
-	w.uint(uint64(m.Slots))
+func encodeRegion(w *writer, id RegionID, name string, bytes, slotBytes uint64, slots uint32) {
+	w.uint(uint64(id))
+	w.name("name", name, TextBytesMax)
+	w.uint(bytes)
+	w.uint(slotBytes)
+	w.uint(uint64(slots))
 }
 
 func (m *RegionOpen) decode(r *reader) {
+	m.decodeRegion(r)
+	if r.appended() {
+		m.Owner = r.region("owner")
+	}
+}
+
+func (m *RegionOpen) decodeRegion(r *reader) {
 	m.Region = r.region("region")
 	m.Name = r.text("name")
 	m.Bytes = r.u64("bytes")

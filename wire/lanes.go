@@ -72,6 +72,9 @@ type LaneReady struct {
 // delivered.
 type LaneStart struct {
 	Lane RegionID
+	// Dropped, to the receiver: messages that its input lost behind the last one
+	// that came through the broker. 0 from a sender.
+	Dropped uint64
 }
 
 // LaneClose says that nothing more will be pushed. It may come a second time,

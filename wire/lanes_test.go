@@ -27,7 +27,10 @@ func laneSamples(meta RawMetadata) []sample {
 			BellRegion: peerBell, BellName: name("a"), PeerBellRegion: bell, PeerBellName: name("9"), Peer: "camera/image"}},
 		{"lane_ready", &LaneReady{Lane: lane}},
 		{"lane_ready, not mapped", &LaneReady{Lane: lane, Text: "permission denied"}},
+		{"region_open, with its owner's bell", &RegionOpen{Region: region, Name: name("2"), Bytes: 8_392_704,
+			SlotBytes: 1_048_576, Slots: 8, Owner: bell}},
 		{"lane_start", &LaneStart{Lane: lane}},
+		{"lane_start, messages lost before it", &LaneStart{Lane: lane, Dropped: math.MaxUint64}},
 		{"lane_close", &LaneClose{Lane: lane, Reason: "camera closed its output"}},
 		{"lane_close, withdrawn", &LaneClose{Lane: lane, From: math.MaxUint32, Withdrawn: 7, Settled: true, Reason: "edges is gone"}},
 		{"lane_done", &LaneDone{Lane: lane}},
@@ -93,7 +96,9 @@ func addLanes(add func(string, []byte)) {
 	add("lane_grant: no bell of the peer", grantWith(12, 0))
 	add("lane_ready: lane 0", body(30, 0, ""))
 	add("lane_ready: text too long", body(30, 9, strings.Repeat("x", TextBytesMax+1)))
+	add("region_open: owner negative", body(16, 1, "n", 8192, 4096, 1, -1))
 	add("lane_start: lane 0", body(31, 0))
+	add("lane_start: dropped negative", body(31, 1, -1))
 	add("lane_close: position over 32 bits", body(32, 9, uint64(1)<<32, 0, false, ""))
 	add("lane_close: more withdrawn than any queue holds", body(32, 9, 0, LaneQueueSizeMax+1, false, ""))
 	add("lane_close: settled is an integer", body(32, 9, 0, 0, 1, ""))
@@ -147,6 +152,8 @@ func TestAppendedFields(t *testing.T) {
 		{&Publish{Seq: 1, Lanes: 5}, &Publish{Seq: 1}},
 		{&Flow{Receivers: 2}, &Flow{Receivers: 2, Brokered: 1}},
 		{&Attach{Nonce: []byte{1}, Adopting: true}, &Attach{Nonce: []byte{1}}},
+		{&RegionOpen{Region: 3, Owner: 4}, &RegionOpen{Region: 3}},
+		{&LaneStart{Lane: 3, Dropped: 4}, &LaneStart{Lane: 3}},
 	} {
 		long, short := e.Append(nil, pair[0])[FrameHeaderBytes:], e.Append(nil, pair[1])[FrameHeaderBytes:]
 		if long[0] != short[0]+1 || !bytes.HasPrefix(long[1:], short[1:]) || len(long) != len(short)+1 {

@@ -30,7 +30,7 @@ const (
 	KindRegionDenied  Kind = 13 // b→n  request, code, text
 	KindRegionReturn  Kind = 14 // n→b  region
 	KindRegionRetire  Kind = 15 // b→n  region
-	KindRegionOpen    Kind = 16 // b→n  region, name, bytes, slot_bytes, slots
+	KindRegionOpen    Kind = 16 // b→n  region, name, bytes, slot_bytes, slots; owner
 	KindRegionClose   Kind = 17 // b→n  region
 
 	// Ends and failures.
@@ -52,7 +52,7 @@ const (
 	// Lanes. Only between sides that both have FeatureLanes.
 	KindLaneGrant Kind = 29 // b→n  lane, role, port, bit, queue_size, policy, hold_timeout_ms, name, slot_bytes, bell_region, bell_name, peer_bell_region, peer_bell_name, peer
 	KindLaneReady Kind = 30 // n→b  lane, text
-	KindLaneStart Kind = 31 // n↔b  lane
+	KindLaneStart Kind = 31 // n↔b  lane; dropped
 	KindLaneClose Kind = 32 // b→n  lane, from, withdrawn, settled, reason
 	KindLaneDone  Kind = 33 // n→b  lane
 	KindLaneFault Kind = 34 // n→b  lane, reason, count, bytes, seq_first, seq_last, text
@@ -235,13 +235,15 @@ type RegionRetire struct {
 	Region RegionID
 }
 
-// RegionOpen announces a region that messages to this node will lie in.
+// RegionOpen announces a region that messages to this node will lie in. It may
+// come again for the same region, when its owner has got a bell.
 type RegionOpen struct {
 	Region    RegionID
 	Name      string // under /dev/shm
 	Bytes     uint64
 	SlotBytes uint64
 	Slots     uint32
+	Owner     RegionID // bell of the node that the region is leased to; 0: it has none
 }
 
 // RegionClose says that no further message will lie in the region.

@@ -29,6 +29,10 @@ func (s sample) features() Features {
 		if m.Adopting {
 			return FeatureLanes
 		}
+	case *RegionOpen:
+		if m.Owner != 0 {
+			return FeatureLanes
+		}
 	}
 	if s.msg.Kind() >= KindLaneGrant {
 		return FeatureLanes
@@ -184,7 +188,7 @@ func accepted() []struct {
 		{"brokered of a flow on the wire, and usual", body(10, 3, 4, 1, 110, 1), &Flow{Output: 3, Epoch: 4, Receivers: 1, Window: 110, Brokered: 1}},
 		{"adopting of an attach on the wire, and not", body(3, []byte{1}, false), &Attach{Nonce: []byte{1}}},
 		{"fields of a later version behind those that may be left out", body(10, 3, 4, 1, 110, 2, extra), &Flow{Output: 3, Epoch: 4, Receivers: 1, Window: 110, Brokered: 2}},
-		{"the same in a lane's own message", body(31, 1<<33, extra), &LaneStart{Lane: 1 << 33}},
+		{"the same in a lane's own message", body(33, 1<<33, extra), &LaneDone{Lane: 1 << 33}},
 		{"the same in regions and lanes on offer", body(36, "i", 0, "", list(list(1, "n", 4096, 1, extra)),
 			list(list(2, 1, "frame", "camera/image", 0, 1, 0, 0, "m", 2048, 3, extra)), extra),
 			&Adopt{Instance: "i", Regions: []AdoptRegion{{Region: 1, Name: "n", SlotBytes: 4096, Slots: 1}},

@@ -251,7 +251,11 @@ func (m *RegionRetire) appendText(b []byte) []byte {
 }
 
 func (m *RegionOpen) appendText(b []byte) []byte {
-	return start(b, KindRegionOpen).region(m.Region, m.Name, m.Bytes, m.SlotBytes, m.Slots)
+	l := start(b, KindRegionOpen).region(m.Region, m.Name, m.Bytes, m.SlotBytes, m.Slots)
+	if m.Owner != 0 {
+		l = l.uint("owner", uint64(m.Owner))
+	}
+	return l
 }
 
 func (m *RegionClose) appendText(b []byte) []byte {

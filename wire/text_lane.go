@@ -15,7 +15,11 @@ func (m *LaneReady) appendText(b []byte) []byte {
 }
 
 func (m *LaneStart) appendText(b []byte) []byte {
-	return start(b, KindLaneStart).uint("lane", uint64(m.Lane))
+	l := start(b, KindLaneStart).uint("lane", uint64(m.Lane))
+	if m.Dropped != 0 {
+		l = l.uint("dropped", m.Dropped)
+	}
+	return l
 }
 
 func (m *LaneClose) appendText(b []byte) []byte {
