@@ -136,9 +136,11 @@ func (c *core) requestDrops(now time.Time, s *session, id uint32, req wire.Drops
 func (c *core) dropTotals(now time.Time) []wire.DropRecord {
 	totals := []wire.DropRecord{}
 	c.eachEdge(func(e *edge) {
-		for r := range e.drops {
-			if total := e.drops[r].total; total.count > 0 {
-				totals = append(totals, e.dropRecord(wire.DropReason(r), total, now))
+		for p := range e.drops {
+			for r := range e.drops[p] {
+				if total := e.drops[p][r].total; total.count > 0 {
+					totals = append(totals, e.dropRecord(path(p), wire.DropReason(r), total, now))
+				}
 			}
 		}
 	})

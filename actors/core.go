@@ -31,6 +31,12 @@ type core struct {
 	regions   map[wire.RegionID]*region
 	holds     holdTable
 	drops     dropLedger
+	lanes     map[wire.RegionID]*edgeLane
+	laneList  []*edgeLane // the same, in the order in which they were made
+	asked     map[uint64]poolAsk
+	lastTag   uint64
+	claims    map[wire.RegionID]*adoptPart // what the pool is taking over
+	retryAt   time.Time                    // when to ask again for denied memory; zero: none was
 	timers    timerHeap
 	stock     stock
 	dirty     []*session
@@ -44,6 +50,8 @@ type core struct {
 	active    time.Time // the last tick with a message before it
 	rotated   time.Time // when the latencies were
 	draining  bool
+	// lanesActive says that a lane was in use at the last tick.
+	lanesActive bool
 
 	scratch struct { // reused by the hot paths
 		input wire.Input
@@ -62,6 +70,9 @@ func newCore(cfg RouterConfig, probe Probe, live Liveness, j journal) *core {
 		flows:    make(map[string]*flow),
 		sessions: make(map[ConnID]*session),
 		regions:  make(map[wire.RegionID]*region),
+		lanes:    make(map[wire.RegionID]*edgeLane),
+		asked:    make(map[uint64]poolAsk),
+		claims:   make(map[wire.RegionID]*adoptPart),
 	}
 }
 
@@ -72,7 +83,7 @@ func (c *core) connEvent(now time.Time, ev *ConnEvent) {
 		c.sessions[ev.ID] = &session{
 			id: ev.ID, conn: ev.Conn, since: now,
 			regions: make(map[wire.RegionID]*region),
-			opened:  make(map[*region]struct{}),
+			opened:  make(map[*region]wire.RegionID),
 			blind:   make(map[*region]struct{}),
 		}
 	case ConnMessages:
@@ -148,9 +159,33 @@ func (c *core) nodeMessage(now time.Time, s *session, m *NodeMessage) *wire.Erro
 	case *wire.Reject:
 		return c.reject(now, s, other)
 	case *wire.OutputClose:
-		return c.outputClose(s, other)
+		return c.outputClose(now, s, other)
+	}
+	if s.speaksLanes && c.cfg.Lanes {
+		if known, err := c.laneMessage(now, s, m.Other); known {
+			return err
+		}
 	}
 	return wire.Errorf(wire.CodeWrongState, "%v is not for a joined node to send", m.Kind)
+}
+
+// laneMessage is the list of what a node may say of lanes.
+func (c *core) laneMessage(now time.Time, s *session, m wire.Message) (known bool, err *wire.Error) {
+	switch m := m.(type) {
+	case *wire.LaneReady:
+		return true, c.laneReady(now, s, m)
+	case *wire.LaneStart:
+		return true, c.laneStart(s, m)
+	case *wire.LaneDone:
+		return true, c.laneDone(now, s, m)
+	case *wire.LaneFault:
+		return true, c.laneFault(now, s, m)
+	case *wire.LaneHeld:
+		return true, c.laneHeld(now, s, m)
+	case *wire.Adopt:
+		return true, c.adopt(now, s, m)
+	}
+	return false, nil
 }
 
 // bye ends our side of the stream. The session leaves when the peer has ended
@@ -243,8 +278,8 @@ func (c *core) sendDone(s *session) {
 }
 
 // writeDrop hands one drop record to the log and to those who follow drops.
-func (c *core) writeDrop(rec wire.DropRecord) bool {
-	if !c.journal.drop(rec, nil) {
+func (c *core) writeDrop(rec wire.DropRecord, written func()) bool {
+	if !c.journal.drop(rec, written) {
 		return false
 	}
 	c.streamDrop(rec)
@@ -266,6 +301,7 @@ const (
 func (c *core) tick(now time.Time) {
 	c.checkHolds(now)
 	c.checkOrphans(now)
+	c.checkLanes(now)
 	if c.idle && now.Sub(c.active) >= idleAfter {
 		c.stock.trim()
 	}
@@ -285,7 +321,7 @@ func (c *core) tick(now time.Time) {
 }
 
 // busy reports whether there is anything that ticks have to look at soon.
-func (c *core) busy() bool { return c.holds.n > 0 || len(c.drops.pending) > 0 }
+func (c *core) busy() bool { return c.holds.n > 0 || len(c.drops.pending) > 0 || c.lanesActive }
 
 // leftReason puts the end of a connection in words.
 func leftReason(s *session, err error) string {
@@ -345,5 +381,5 @@ func (c *core) stop(now time.Time) {
 	}
 	c.flush(now)
 	// The last records may wait for the log: nobody waits for the router any more.
-	c.drops.emit(now, true, func(rec wire.DropRecord) bool { return c.journal.dropAtLast(rec, nil) })
+	c.drops.emit(now, true, c.journal.dropAtLast)
 }

@@ -275,7 +275,7 @@ func (m *model) verify(rt *rapid.T) {
 				rt.Fatalf("%s is stuck at window %d of output %s, %d would be allowed", p.node, o.window, o.id, want)
 			}
 			for _, e := range o.edges {
-				if e.policy == wire.PolicyBlock && e.drops[wire.DropQueueFull].total.count > 0 {
+				if e.policy == wire.PolicyBlock && e.dropTotal(wire.DropQueueFull) > 0 {
 					rt.Fatalf("%s lost messages although its policy is block", e.to)
 				}
 			}

@@ -99,6 +99,9 @@ const (
 
 // deliver hands over what waits, as far as the credits go: step 6.
 func (c *core) deliver(now time.Time, s *session) {
+	if s.adopting != nil {
+		return // older messages may be on the lanes that it brings
+	}
 	for s.delivered < s.limit && s.held < c.cfg.HeldMessagesMax && s.copying == nil {
 		e := s.nextReady()
 		if e == nil {
@@ -121,6 +124,7 @@ func (c *core) deliver(now time.Time, s *session) {
 		c.deliverItem(now, s, e, e.popQueue(), nil)
 	}
 	c.endInputs(s)
+	c.announceLanes(s)
 	c.announceClosed(s)
 }
 
@@ -145,7 +149,7 @@ func (s *session) nextReady() *edge {
 	waiting := s.consumed == s.delivered // the user has everything and wants more
 	for range s.ready.len() {
 		e := s.ready.pop()
-		if e.queue.len() == 0 {
+		if e.queue.len() == 0 || e.waitsForLane() {
 			e.ready = false
 			continue
 		}
@@ -223,7 +227,7 @@ func (c *core) announceClosed(s *session) {
 	}
 	kept := s.closings[:0]
 	for _, e := range s.closings {
-		if e.queue.len() > 0 || s.copying != nil {
+		if e.queue.len() > 0 || s.copying != nil || e.lane != nil {
 			kept = append(kept, e)
 			continue
 		}

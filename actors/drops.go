@@ -3,6 +3,7 @@ package actors
 import (
 	"time"
 
+	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -18,6 +19,14 @@ type dropCount struct {
 	total      dropped // since the broker started, logged or not
 	lastLogged time.Time
 	listed     bool // in dropLedger.pending
+	confirms   []laneConfirm
+}
+
+// laneConfirm is a lane whose memory is to be told once the log has its drops, so
+// that after a crash of the broker the next one does not log them again.
+type laneConfirm struct {
+	keeper *lane.Keeper
+	total  uint64
 }
 
 // dropInterval is the least time between two log lines of one edge and reason.
@@ -32,6 +41,7 @@ type dropLedger struct {
 
 type pendingDrop struct {
 	edge   *edge
+	path   path
 	reason wire.DropReason
 }
 
@@ -53,10 +63,10 @@ func (d *dropped) add(more dropped) {
 	d.age = max(d.age, more.age)
 }
 
-func (l *dropLedger) add(e *edge, reason wire.DropReason, d dropped) {
+func (l *dropLedger) add(e *edge, p path, reason wire.DropReason, d dropped) {
 	l.total += d.count
 	e.stats.dropped += d.count
-	c := &e.drops[reason]
+	c := &e.drops[p][reason]
 	c.unlogged.add(d)
 	c.total.add(d)
 	if due := c.lastLogged.Add(dropInterval); due.Before(l.due) || len(l.pending) == 0 {
@@ -64,21 +74,46 @@ func (l *dropLedger) add(e *edge, reason wire.DropReason, d dropped) {
 	}
 	if !c.listed {
 		c.listed = true
-		l.pending = append(l.pending, pendingDrop{e, reason})
+		l.pending = append(l.pending, pendingDrop{e, p, reason})
+	}
+}
+
+// confirm has keeper told of total once what was added is in the log.
+func (l *dropLedger) confirm(e *edge, reason wire.DropReason, keeper *lane.Keeper, total uint64) {
+	c := &e.drops[pathLane][reason]
+	for i := range c.confirms {
+		if c.confirms[i].keeper == keeper {
+			c.confirms[i].total = total
+			return
+		}
+	}
+	c.confirms = append(c.confirms, laneConfirm{keeper, total})
+}
+
+// take returns what is to be called when a record of c has been written.
+func (c *dropCount) take() (written func()) {
+	if len(c.confirms) == 0 {
+		return nil
+	}
+	confirms := c.confirms
+	return func() {
+		for _, x := range confirms {
+			x.keeper.Confirm(x.total)
+		}
 	}
 }
 
 // emit offers a record for every count that is due to write, which returns false
 // when it cannot take it now: then the count stays and grows. With all set,
 // everything is due.
-func (l *dropLedger) emit(now time.Time, all bool, write func(wire.DropRecord) bool) {
+func (l *dropLedger) emit(now time.Time, all bool, write func(wire.DropRecord, func()) bool) {
 	if len(l.pending) == 0 || !all && now.Before(l.due) {
 		return
 	}
 	kept := l.pending[:0]
 	l.due = now.Add(dropInterval)
 	for _, p := range l.pending {
-		c := &p.edge.drops[p.reason]
+		c := &p.edge.drops[p.path][p.reason]
 		due := c.lastLogged.Add(dropInterval)
 		if !all && now.Before(due) {
 			kept = append(kept, p)
@@ -87,19 +122,19 @@ func (l *dropLedger) emit(now time.Time, all bool, write func(wire.DropRecord) b
 			}
 			continue
 		}
-		if !write(p.edge.dropRecord(p.reason, c.unlogged, now)) {
+		if !write(p.edge.dropRecord(p.path, p.reason, c.unlogged, now), c.take()) {
 			kept = append(kept, p) // the log is slow; again soon
 			l.due = now.Add(tickInterval)
 			continue
 		}
-		c.unlogged, c.lastLogged, c.listed = dropped{}, now, false
+		c.unlogged, c.lastLogged, c.listed, c.confirms = dropped{}, now, false, nil
 	}
 	clear(l.pending[len(kept):])
 	l.pending = kept
 }
 
 // dropRecord puts what was dropped for one reason into the form of log and wire.
-func (e *edge) dropRecord(reason wire.DropReason, d dropped, now time.Time) wire.DropRecord {
+func (e *edge) dropRecord(p path, reason wire.DropReason, d dropped, now time.Time) wire.DropRecord {
 	return wire.DropRecord{
 		Time:      now,
 		Dataflow:  e.flow.name,
@@ -108,12 +143,20 @@ func (e *edge) dropRecord(reason wire.DropReason, d dropped, now time.Time) wire
 		Reason:    reason.String(),
 		Policy:    e.policy.String(),
 		Count:     d.count,
-		Total:     e.drops[reason].total.count,
+		Total:     e.dropTotal(reason),
 		Bytes:     d.bytes,
 		SeqFirst:  uint64(d.seqFirst),
 		SeqLast:   uint64(d.seqLast),
 		QueueSize: e.queueSize,
 		AgeMaxMS:  float64(d.age) / float64(time.Millisecond),
-		Path:      pathBrokered,
+		Path:      p.String(),
 	}
+}
+
+// dropTotal is the drops for one reason, on all paths.
+func (e *edge) dropTotal(reason wire.DropReason) (total uint64) {
+	for p := range e.drops {
+		total += e.drops[p][reason].total.count
+	}
+	return total
 }

@@ -8,9 +8,6 @@ import (
 	"github.com/brokerd/brokerd/wire"
 )
 
-// pathBrokered is how a message travels whose descriptor passes the router.
-const pathBrokered = "brokered"
-
 // flow is one loaded dataflow.
 type flow struct {
 	name       string
@@ -49,6 +46,8 @@ type output struct {
 	told      uint32 // the epoch that the sender knows
 	touched   bool   // listed in core.windows
 	receivers uint32 // as the sender knows it
+	brokered  uint32 // as the sender knows it: edges that need messages through the broker
+	laneBits  uint64 // of lanes that the sender has started and is not done with
 	largest   uint64 // inline bytes of recent messages, to bound what a window may bring
 }
 
@@ -77,9 +76,15 @@ type edge struct {
 	lost    uint64 // dropped since the last delivered message
 	closing string // InputClosed with this reason is owed once the queue is empty
 
+	lane     *edgeLane // nil: messages go through the broker
+	laneBits uint64    // of all its lanes that the sender is not done with
+	failed   string    // a lane of these sessions, and why
+	denied   string    // memory for a lane
+	pathTold string    // in the log
+
 	holds   holdList
 	overdue limited // messages held too long
-	drops   [reasonCount]dropCount
+	drops   [pathCount][reasonCount]dropCount
 	stats   edgeStats
 }
 
@@ -88,6 +93,7 @@ type edgeStats struct {
 	published  uint64 // messages meant for this edge
 	delivered  uint64
 	dropped    uint64
+	unlogged   uint64 // dropped on lanes, and not in dropped yet
 	noReceiver uint64
 	bytes      uint64 // of payload, delivered
 	latency    latencies
@@ -150,12 +156,31 @@ func (o *output) connected() uint32 {
 	return n
 }
 
+// needBroker counts the edges that messages have to go through the broker for.
+// Without any lane that is all of them, also before somebody receives.
+func (o *output) needBroker() uint32 {
+	var n uint32
+	laned := false
+	for _, e := range o.edges {
+		switch {
+		case e.laned():
+			laned = true
+		case e.sess != nil:
+			n++
+		}
+	}
+	if !laned {
+		n = max(n, 1)
+	}
+	return n
+}
+
 // allowed is the window that the receivers' room admits now: the number of
 // publishes since the start of the sender's session.
 func (o *output) allowed(inlineBytesMax uint64) uint64 {
 	free, limited := 0, false
 	for _, e := range o.edges {
-		if !e.blocks() {
+		if !e.blocks() || e.laned() {
 			continue
 		}
 		room := max(0, e.room()-e.queue.len())

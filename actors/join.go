@@ -49,6 +49,9 @@ func (c *core) hello(now time.Time, s *session, h *wire.Hello) *wire.Error {
 		HeartbeatMS: uint32(c.cfg.HeartbeatInterval / time.Millisecond),
 	}
 	if h.Role == wire.RoleNode {
+		if s.speaksLanes = c.cfg.Lanes && h.Features&wire.FeatureLanes != 0; s.speaksLanes {
+			w.Features = wire.FeatureLanes
+		}
 		w.ProbeName, w.ProbeOffset, w.ProbeLength = c.probe.Probe()
 	}
 	c.send(s, w)
@@ -104,6 +107,9 @@ func (c *core) attach(now time.Time, s *session, a *wire.Attach) *wire.Error {
 	}
 	s.remoteReason = c.remoteReason(s, a)
 	s.local = s.remoteReason == ""
+	if a.Adopting && s.speaksLanes {
+		s.adopting = &adoption{sess: s}
+	}
 	c.join(now, s)
 	return nil
 }
@@ -140,10 +146,12 @@ func (c *core) join(now time.Time, s *session) {
 	for i, o := range n.outputs {
 		o.index, o.ended = wire.OutputIndex(i), false
 		o.published, o.window, o.told, o.receivers, o.largest = 0, wire.WindowUnlimited, o.epoch, 0, 0
+		o.brokered, o.laneBits = 1, 0
 		if !s.local {
 			o.largest = c.cfg.FrameBytesMax // until the first message tells better
 		}
 		for _, e := range o.edges {
+			e.laneBits, e.failed, e.denied = 0, "", ""
 			c.cancelClosing(e)
 		}
 		c.updateFlow(o, true) // the first flow is what lets the node publish
@@ -152,12 +160,23 @@ func (c *core) join(now time.Time, s *session) {
 		c.attachEdge(now, s, e, i)
 	}
 	c.logNode(s, "node joined", zap.Bool("local", s.local), zap.String("remote_reason", s.remoteReason), zap.String("client", s.client))
+	if s.adopting != nil {
+		return
+	}
+	c.closeUnclaimed(now, s)
+	for _, o := range s.outputs {
+		c.offerLanes(o)
+	}
+	for _, e := range s.inputs {
+		c.offerLane(e)
+	}
 }
 
 // attachEdge makes s the receiver of e.
 func (c *core) attachEdge(now time.Time, s *session, e *edge, i int) {
 	e.sess, e.index = s, wire.InputIndex(i)
 	e.out, e.lost, e.ready, e.closing, e.most = 0, 0, false, "", e.queueSize
+	e.failed, e.denied = "", ""
 	if e.closed {
 		return
 	}
@@ -171,9 +190,7 @@ func (c *core) attachEdge(now time.Time, s *session, e *edge, i int) {
 	}
 	c.updateFlow(e.source, e.policy == wire.PolicyBlock)
 	if sender := e.source.node.sess; sender != nil && s.local {
-		for _, r := range sender.regions {
-			c.openRegion(s, r)
-		}
+		c.openRegions(s, sender)
 	}
 }
 
@@ -207,10 +224,11 @@ func (c *core) leave(now time.Time, s *session, cause error) {
 		lost++
 	}
 	for _, o := range s.outputs {
-		c.closeOutput(o, reason)
+		c.closeOutput(now, o, reason)
 	}
 	held := s.held
 	alive := c.settleOrOrphan(now, s)
+	c.leaveLanes(now, s)
 	c.logNode(s, "node left", zap.String("reason", reason), zap.Uint64("dropped", lost),
 		zap.Int("held", held), zap.Bool("process_alive", alive))
 }
@@ -225,6 +243,10 @@ func (c *core) detachEdge(now time.Time, s *session, e *edge, reason wire.DropRe
 		lost++
 	}
 	e.sess, e.out, e.ready, e.closing = nil, 0, false, ""
+	if l := e.lane; l != nil && l.receiver.sess == s {
+		c.cutLane(now, l, reason, "receiver left")
+		lost += uint64(l.withdrawn)
+	}
 	if e.timer != nil {
 		c.timers.disarm(e.timer)
 	} else {
@@ -248,7 +270,7 @@ func (c *core) dropUnconsumed(now time.Time, s *session, reason wire.DropReason)
 		lost++
 		d.edge.stats.delivered--
 		d.edge.stats.bytes -= d.bytes
-		c.drops.add(d.edge, reason, dropped{
+		c.drops.add(d.edge, pathBrokered, reason, dropped{
 			count: 1, bytes: d.bytes, seqFirst: d.seq, seqLast: d.seq,
 			age: max(0, time.Duration(now.UnixNano()-d.timeNS)),
 		})
@@ -258,8 +280,11 @@ func (c *core) dropUnconsumed(now time.Time, s *session, reason wire.DropReason)
 
 // closeOutput tells the receivers that nothing more will come, after the last
 // message that waits for them.
-func (c *core) closeOutput(o *output, reason string) {
+func (c *core) closeOutput(now time.Time, o *output, reason string) {
 	for _, e := range o.edges {
+		if l := e.lane; l != nil && l.sender.sess == o.node.sess {
+			c.closeLane(now, l, reason)
+		}
 		if e.sess != nil && e.closing == "" {
 			e.closing = reason
 			e.sess.closings = append(e.sess.closings, e)

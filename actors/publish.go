@@ -23,6 +23,12 @@ func (c *core) publish(now time.Time, s *session, p *wire.Publish, owned bool) *
 	if p.Epoch == o.epoch && o.published >= o.window && o.told == o.epoch {
 		return wire.Errorf(wire.CodeWrongState, "publish on output %q past its window of %d messages; wait for the next flow", o.id, o.window)
 	}
+	if p.Lanes&^o.laneBits != 0 {
+		return wire.Errorf(wire.CodeProtocol, "publish on output %q on lanes %#x; it has started %#x", o.id, p.Lanes, o.laneBits)
+	}
+	if s.adopting != nil {
+		return wire.Errorf(wire.CodeWrongState, "publish on output %q before adopted", o.id)
+	}
 	if o.ended {
 		return wire.Errorf(wire.CodeWrongState, "publish on output %q after it was closed", o.id)
 	}
@@ -43,7 +49,7 @@ func (c *core) publish(now time.Time, s *session, p *wire.Publish, owned bool) *
 	} else {
 		o.largest = max(m.inlineBytes(), o.largest-o.largest/8)
 	}
-	err = c.route(now, o, m, p.Epoch)
+	err = c.route(now, o, m, p)
 	c.unref(m)
 	if o.window != wire.WindowUnlimited {
 		c.touchFlow(o)
@@ -91,10 +97,18 @@ func (r *region) free(slot uint32) {
 
 // route puts a message into the queue of every receiver of the output. A sender
 // that does not respect its window gets an error.
-func (c *core) route(now time.Time, o *output, m *message, epoch uint32) (err *wire.Error) {
+func (c *core) route(now time.Time, o *output, m *message, p *wire.Publish) (err *wire.Error) {
 	for _, e := range o.edges {
+		if l := e.lane; l != nil || p.Lanes != 0 {
+			if p.Lanes&e.laneBits != 0 {
+				continue // the lane has counted it
+			}
+			if e.laned() {
+				c.failLane(now, l, "its sender has left it out")
+			}
+		}
 		e.stats.published++
-		if e.closed || !e.takes(epoch) {
+		if e.closed || !e.takes(p.Epoch) {
 			e.stats.noReceiver++
 			c.counters.NoReceiver++
 			continue
@@ -131,7 +145,7 @@ func (c *core) enqueue(now time.Time, e *edge, m *message) {
 	m.refs++
 	e.queue.push(m)
 	e.queued += m.inlineBytes()
-	if !e.ready {
+	if !e.ready && !e.waitsForLane() {
 		e.ready = true
 		e.sess.ready.push(e)
 	}
@@ -150,6 +164,9 @@ func (c *core) overBytes(e *edge, m *message) bool {
 func (e *edge) popQueue() *message {
 	m := e.queue.pop()
 	e.queued -= m.inlineBytes()
+	if l := e.lane; l != nil && l.before > 0 {
+		l.before--
+	}
 	return m
 }
 
@@ -157,7 +174,7 @@ func (e *edge) popQueue() *message {
 // the reference to m.
 func (c *core) drop(now time.Time, e *edge, m *message, reason wire.DropReason) {
 	e.lost++
-	c.drops.add(e, reason, dropped{
+	c.drops.add(e, pathBrokered, reason, dropped{
 		count: 1, bytes: m.length, seqFirst: m.seq, seqLast: m.seq,
 		age: max(0, time.Duration(now.UnixNano()-m.timeNS)),
 	})
@@ -195,30 +212,31 @@ func (c *core) touchFlow(o *output) {
 // the end of the one it has, or when must is set.
 func (c *core) updateFlow(o *output, must bool) {
 	s := o.node.sess
-	if s == nil || !s.joined() {
+	if s == nil || !s.joined() || s.adopting != nil {
 		return
 	}
-	receivers, window := o.connected(), o.allowed(c.cfg.QueueBytesMax)
+	receivers, window, brokered := o.connected(), o.allowed(c.cfg.QueueBytesMax), o.needBroker()
 	if o.told == o.epoch && o.window != wire.WindowUnlimited {
 		// What was promised may be under way: within an epoch a window only grows.
 		window = max(window, o.window)
 	}
-	if window == o.window && receivers == o.receivers && !must {
+	same := receivers == o.receivers && brokered == o.brokered
+	if window == o.window && same && !must {
 		return
 	}
-	if !must && receivers == o.receivers && window != wire.WindowUnlimited && o.window != wire.WindowUnlimited {
+	if !must && same && window != wire.WindowUnlimited && o.window != wire.WindowUnlimited {
 		left, more := o.window-min(o.window, o.published), window-min(window, o.window)
 		if more == 0 || left > more {
 			return
 		}
 	}
-	o.receivers, o.window, o.told = receivers, window, o.epoch
-	c.scratch.flow = wire.Flow{Output: o.index, Epoch: o.epoch, Receivers: receivers, Window: window}
+	o.receivers, o.window, o.told, o.brokered = receivers, window, o.epoch, brokered
+	c.scratch.flow = wire.Flow{Output: o.index, Epoch: o.epoch, Receivers: receivers, Window: window, Brokered: brokered}
 	c.send(s, &c.scratch.flow)
 }
 
 // outputClose ends one output of a session that lives on.
-func (c *core) outputClose(s *session, m *wire.OutputClose) *wire.Error {
+func (c *core) outputClose(now time.Time, s *session, m *wire.OutputClose) *wire.Error {
 	if uint64(m.Output) >= uint64(len(s.outputs)) {
 		return wire.Errorf(wire.CodeNotYours, "close of output %d; the node has %d outputs", m.Output, len(s.outputs))
 	}
@@ -227,7 +245,7 @@ func (c *core) outputClose(s *session, m *wire.OutputClose) *wire.Error {
 		return nil
 	}
 	o.ended = true
-	c.closeOutput(o, "output closed by its node")
+	c.closeOutput(now, o, "output closed by its node")
 	return nil
 }
 
@@ -246,8 +264,13 @@ func (c *core) sendFailed(now time.Time, s *session, m *wire.SendFailed) *wire.E
 			c.counters.NoReceiver += m.Count
 			continue
 		}
-		e.lost += m.Count
-		c.drops.add(e, m.Reason, dropped{count: m.Count, bytes: m.Bytes, seqFirst: m.SeqFirst, seqLast: m.SeqLast})
+		via := pathBrokered
+		if e.laned() {
+			via = pathLane // whose receiver is told by the lane
+		} else {
+			e.lost += m.Count
+		}
+		c.drops.add(e, via, m.Reason, dropped{count: m.Count, bytes: m.Bytes, seqFirst: m.SeqFirst, seqLast: m.SeqLast})
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -93,15 +94,23 @@ func (c *core) logDenied(rep *poolReply, n *node, holders string) {
 	n.denied = limited{logged: rep.at}
 }
 
+// openRegions shows all regions of a sender to a receiver.
+func (c *core) openRegions(s, sender *session) {
+	for _, id := range slices.Sorted(maps.Keys(sender.regions)) {
+		c.openRegion(s, sender.regions[id])
+	}
+}
+
 // openRegion lets a receiver map a region before the first message in it comes.
 func (c *core) openRegion(s *session, r *region) {
-	if _, ok := s.opened[r]; ok || r.retired {
+	owner := r.owner.bell.region
+	if known, ok := s.opened[r]; ok && known == owner || !ok && r.retired {
 		return
 	}
-	s.opened[r] = struct{}{}
+	s.opened[r] = owner
 	c.send(s, &wire.RegionOpen{
 		Region: r.id, Name: r.name, Bytes: r.geometry.Bytes(),
-		SlotBytes: r.geometry.SlotBytes, Slots: r.geometry.Slots,
+		SlotBytes: r.geometry.SlotBytes, Slots: r.geometry.Slots, Owner: owner,
 	})
 }
 
@@ -164,19 +173,24 @@ func (c *core) retire(r *region) {
 }
 
 // reclaim takes back a region whose owner has left, once nobody reads from it
-// and the owner's process cannot write to it any more.
+// and the owner's process cannot write to it any more. What was sent by lanes may
+// still be held: such a region is not used again.
 func (c *core) reclaim(r *region) {
-	if r.returned || r.messages > 0 || r.owner.joined() || slices.Contains(c.orphans, r.owner) {
+	if r.returned || r.messages > 0 || r.owner.joined() || slices.Contains(c.orphans, r.owner) || r.owner.read() {
 		return
 	}
-	c.giveBack(r, poolReturn)
+	if r.owner.laned {
+		c.giveBack(r, poolDiscard)
+	} else {
+		c.giveBack(r, poolReturn)
+	}
 }
 
 // settleOrOrphan ends what a session that has left still holds and leases, if
 // its process is gone. Otherwise memory that the process may read or write must
 // not be used again: the session becomes an orphan.
 func (c *core) settleOrOrphan(now time.Time, s *session) (alive bool) {
-	if s.held == 0 && len(s.regions) == 0 {
+	if s.held == 0 && len(s.regions) == 0 && !s.unsettled() {
 		return false
 	}
 	if s.local && c.alive(s) {
@@ -212,6 +226,7 @@ func (c *core) settleLeft(s *session) {
 	for _, r := range s.regions {
 		c.reclaim(r)
 	}
+	c.settleLanes(s)
 }
 
 // checkOrphans looks again at processes that outlived their connection.

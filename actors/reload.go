@@ -35,7 +35,7 @@ func (c *core) applyFlow(now time.Time, def *dataflow.Flow, owner ConnID) {
 			n = &node{flow: f, id: nd.ID, owner: c.lastOwner}
 			f.nodes[nd.ID] = n
 		}
-		if c.applyOutputs(n, nd) {
+		if c.applyOutputs(now, n, nd) {
 			changed[n] = true
 		}
 	}
@@ -46,6 +46,11 @@ func (c *core) applyFlow(now time.Time, def *dataflow.Flow, owner ConnID) {
 		}
 	}
 	c.attachNewPorts(now, f, changed)
+	for _, n := range f.sorted() {
+		for _, e := range n.inputs {
+			c.offerLane(e)
+		}
+	}
 }
 
 // attachNewPorts tells the connected nodes among changed about their ports, and
@@ -91,11 +96,11 @@ func (c *core) attachNewPorts(now time.Time, f *flow, changed map[*node]bool) {
 	}
 }
 
-func (c *core) applyOutputs(n *node, def *dataflow.Node) (changed bool) {
+func (c *core) applyOutputs(now time.Time, n *node, def *dataflow.Node) (changed bool) {
 	for _, o := range n.outputs {
 		if !o.closed && !def.HasOutput(o.id) {
 			o.closed, changed = true, true
-			c.closeOutput(o, "output removed from the dataflow")
+			c.closeOutput(now, o, "output removed from the dataflow")
 		}
 	}
 	for _, id := range def.Outputs {
@@ -175,6 +180,7 @@ func (e *edge) sameSource(s dataflow.Source) bool {
 func (c *core) reconfigure(now time.Time, e *edge, in dataflow.Input) {
 	e.from = in.Source.Text
 	blocked := e.policy == wire.PolicyBlock
+	same := e.queueSize == in.QueueSize && e.policy == in.Policy && e.holdTimeout == in.HoldTimeout
 	e.configure(in)
 	e.most = max(e.most, e.queueSize)
 	for e.policy != wire.PolicyBlock && !blocked && e.queue.len() > e.room() {
@@ -182,6 +188,9 @@ func (c *core) reconfigure(now time.Time, e *edge, in dataflow.Input) {
 	}
 	if e.source == nil {
 		return
+	}
+	if l := e.lane; l != nil && !same {
+		c.closeLane(now, l, settingsChanged)
 	}
 	if !blocked && e.policy == wire.PolicyBlock && e.sess != nil {
 		e.source.epoch++
@@ -197,10 +206,12 @@ func (c *core) removeEdge(now time.Time, e *edge) {
 		c.cancelClosing(e)
 		c.detachEdge(now, s, e, wire.DropClosed)
 		s.ready.remove(func(x *edge) bool { return x == e })
+		c.cutRemoved(now, e)
 		c.send(s, &wire.InputClosed{Input: e.index, Reason: "input removed from the dataflow"})
 	}
 	if e.source != nil {
 		e.source.edges = slices.DeleteFunc(e.source.edges, func(x *edge) bool { return x == e })
+		c.cutRemoved(now, e)
 		c.updateFlow(e.source, true)
 	}
 }

@@ -195,6 +195,10 @@ func (r *Router) onPool(rep *poolReply) {
 	switch rep.kind {
 	case poolGrant:
 		r.core.regionGranted(rep)
+	case poolLane:
+		r.core.memoryGranted(now, rep)
+	case poolAdopt:
+		r.core.takenOver(now, rep)
 	case poolRead:
 		r.core.payloadRead(now, rep)
 	case poolStats:

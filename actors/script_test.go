@@ -377,7 +377,7 @@ var handlers = map[string]func(w *world, a args, body string){
 	"log": func(w *world, a args, _ string) { w.full = a.has("full") }, // log full|ok: whether the log takes lines
 	"edges": func(w *world, a args, _ string) { // edges: the counts of every edge
 		w.core.eachEdge(func(e *edge) {
-			st := e.status()
+			st := w.core.edgeStatus(e)
 			fmt.Fprintf(&w.out, "%s→%s published=%d delivered=%d dropped=%d no_receiver=%d queued=%d in_flight=%d held=%d\n",
 				st.From, st.To, st.Published, st.Delivered, st.Dropped, st.NoReceiver, st.Queued, st.InFlight, st.Held)
 		})

@@ -45,14 +45,15 @@ type session struct {
 	// who was waiting for it: it is not counted in edge.out, because it does not
 	// wait anywhere. nil: there is none.
 	inHand     *edge
-	ready      ring[*edge] // edges with something to deliver, in turn
-	closings   []*edge     // edges that owe an InputClosed
-	held       int         // holds in the token table
-	opened     map[*region]struct{}
-	blind      map[*region]struct{} // announced, but the node cannot map them
-	copying    *edge                // a payload is being read for this input; nil: none
-	copied     *message             // the one that is being read
-	framing    bool                 // out ends in an Inputs frame that is not complete
+	ready      ring[*edge]               // edges with something to deliver, in turn
+	closings   []*edge                   // edges that owe an InputClosed
+	held       int                       // holds in the token table
+	opened     map[*region]wire.RegionID // with the bell of the region's owner, as the node knows it
+	starting   []*edgeLane               // lanes that it is to read after what waits in the broker
+	blind      map[*region]struct{}      // announced, but the node cannot map them
+	copying    *edge                     // a payload is being read for this input; nil: none
+	copied     *message                  // the one that is being read
+	framing    bool                      // out ends in an Inputs frame that is not complete
 	frameStart int
 
 	// As a sender.
@@ -61,6 +62,14 @@ type session struct {
 	regionBytes uint64
 	asking      int          // region requests that the pool has not answered
 	done        []wire.Token // to report at the next flush
+
+	// Of lanes.
+	speaksLanes bool // as the broker does
+	bell        bell
+	lanes       []*edgeLane // that it has an end of
+	laneBits    uint64      // of the ledger, in use
+	laned       bool        // has been the sender of a lane
+	adopting    *adoption   // nil: not, or no more
 
 	follows    map[uint32]struct{} // control: requests that stream drops
 	unanswered int                 // control: requests

@@ -70,7 +70,7 @@ func (c *core) status(now time.Time, sums pool.Stats) wire.Status {
 			for _, e := range n.inputs {
 				if !e.closed {
 					d.Edges++
-					s.Edges = append(s.Edges, e.status())
+					s.Edges = append(s.Edges, c.edgeStatus(e))
 				}
 			}
 		}
@@ -94,39 +94,31 @@ func (n *node) status(now time.Time) wire.NodeStatus {
 	return st
 }
 
-func (e *edge) status() wire.EdgeStatus {
+func (c *core) edgeStatus(e *edge) wire.EdgeStatus {
+	onLane := 0
+	if l := e.lane; l != nil {
+		c.count(l)
+		onLane = int(l.books.queued())
+	}
+	p, why, _ := c.path(e)
 	st := wire.EdgeStatus{
 		Dataflow: e.flow.name, From: e.from, To: e.to,
 		Policy: e.policy.String(), QueueSize: e.queueSize,
-		Queued: e.queue.len(), InFlight: e.out, Held: e.holds.n,
-		Path: pathBrokered, PathReason: e.pathReason(),
+		Path: p.String(), PathReason: why,
+		Queued: e.queue.len() + onLane, InFlight: e.out, Held: e.holds.n,
 		Published: e.stats.published, Delivered: e.stats.delivered,
-		Dropped: e.stats.dropped, NoReceiver: e.stats.noReceiver, Bytes: e.stats.bytes,
+		Dropped: e.stats.dropped + e.stats.unlogged, NoReceiver: e.stats.noReceiver, Bytes: e.stats.bytes,
 		Drops:        map[string]uint64{},
 		LatencyP50MS: e.stats.latency.percentile(0.50),
 		LatencyP99MS: e.stats.latency.percentile(0.99),
 	}
-	for r := range e.drops {
-		if total := e.drops[r].total.count; total > 0 {
+	for r := range reasonCount {
+		if total := e.dropTotal(wire.DropReason(r)); total > 0 {
 			st.Drops[wire.DropReason(r).String()] = total
 		}
 	}
-	return st
-}
-
-// pathReason says how payloads travel on the edge.
-func (e *edge) pathReason() string {
-	switch {
-	case e.timer != nil:
-		return "timer of the broker"
-	case e.sess == nil:
-		return "receiver not connected"
-	case !e.sess.local:
-		return "receiver is remote, payloads in the frame: " + e.sess.remoteReason
-	case e.source.node.sess == nil:
-		return "sender not connected"
-	case !e.source.node.sess.local:
-		return "sender is remote, payloads in the frame: " + e.source.node.sess.remoteReason
+	if e.stats.unlogged > 0 {
+		st.Drops[wire.DropQueueFull.String()] += e.stats.unlogged
 	}
-	return "both ends local, large payloads through shared memory"
+	return st
 }

@@ -1,0 +1,344 @@
+package actors
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+// closeLane lets a lane end: nothing more is pushed, what is on it is still
+// read. Until that is done, later messages of the edge wait in the broker.
+func (c *core) closeLane(now time.Time, l *edgeLane, reason string) {
+	if l.stage >= laneClosing {
+		return
+	}
+	if l.stage == laneAsked {
+		c.abandon(now, l)
+		return
+	}
+	e, used := l.edge, l.edge.laned() && l.edge.lane == l
+	l.stage, l.reason = laneClosing, reason
+	if err := l.keeper.Close(); err != nil {
+		c.spoilt(l, err)
+	}
+	c.count(l)
+	if used && e.blocks() {
+		// The sender's window now has to count this edge: as if it joined anew.
+		e.source.epoch++
+		e.epoch = e.source.epoch
+	}
+	c.updateFlow(l.output, used)
+	c.tellSender(l)
+	if used {
+		c.tellPath(e)
+	}
+	switch {
+	case !l.begun && l.books.seen.Pushed == 0: // and it will stay so
+		c.tellReceiver(l)
+		c.laneOver(now, l)
+	case !l.begun && (!l.sender.owes || !l.sender.sess.joined()): // its LaneStart will not come
+		c.begin(l)
+	case l.startTold:
+		c.tellReceiver(l)
+	}
+	// Otherwise the receiver hears of it when it is this lane's turn.
+}
+
+// cutLane ends a lane whose messages nobody takes any more: they are dropped.
+func (c *core) cutLane(now time.Time, l *edgeLane, drop wire.DropReason, reason string) {
+	if l.stage == laneAsked {
+		c.abandon(now, l)
+		return
+	}
+	if l.stage == laneDrained {
+		return
+	}
+	if l.stage < laneClosing {
+		l.stage, l.reason = laneClosing, reason
+	}
+	w, err := l.keeper.Cut()
+	if err != nil {
+		c.spoilt(l, err)
+	}
+	c.count(l)
+	if w.Count > 0 {
+		l.from, l.withdrawn = w.From, w.Count
+		c.laneDrops(l, drop, dropped{
+			count: uint64(w.Count), bytes: w.Bytes, seqFirst: w.SeqFirst, seqLast: w.SeqLast,
+			age: time.Duration(now.UnixNano() - w.OldestNS),
+		}, w.Total)
+	}
+	c.laneOver(now, l)
+}
+
+// tellSender says LaneClose as often as there is something new to say.
+func (c *core) tellSender(l *edgeLane) {
+	if !l.sender.owes || !l.sender.sess.joined() || l.stage < laneClosing {
+		return
+	}
+	m := &wire.LaneClose{Lane: l.cfg.Lane, Settled: l.settled, Reason: clip(l.reason, wire.TextBytesMax)}
+	if l.withdrawn > 0 && !l.told.withdrawn {
+		m.From, m.Withdrawn = l.from, l.withdrawn
+	}
+	now := laneTold{true, l.withdrawn > 0, l.settled}
+	if l.told != now {
+		l.told = now
+		c.send(l.sender.sess, m)
+	}
+}
+
+func (c *core) tellReceiver(l *edgeLane) {
+	if l.receiver.owes && l.receiver.sess.joined() && !l.closeTold {
+		l.closeTold = true
+		c.send(l.receiver.sess, &wire.LaneClose{Lane: l.cfg.Lane, Reason: clip(l.reason, wire.TextBytesMax)})
+	}
+}
+
+// laneOver frees the edge of a lane from which nothing more will be read.
+func (c *core) laneOver(now time.Time, l *edgeLane) {
+	if l.stage == laneDrained {
+		return
+	}
+	l.stage = laneDrained
+	if s := l.receiver.sess; s != nil {
+		s.starting = slices.DeleteFunc(s.starting, func(x *edgeLane) bool { return x == l })
+	}
+	c.settleBooks(now, l)
+	if s := l.sender.sess; s != nil && !s.joined() {
+		for _, r := range s.regions {
+			c.reclaim(r)
+		}
+	}
+	if e := l.edge; e.lane == l {
+		e.lane = nil
+		if s := e.sess; s != nil {
+			if e.queue.len() > 0 && !e.ready { // it has waited for this
+				e.ready = true
+				s.ready.push(e)
+			}
+			c.touch(s)
+			c.offerLane(e)
+		}
+	}
+	c.maybeEnd(now, l)
+}
+
+// laneDone is a node that has let go of its end.
+func (c *core) laneDone(now time.Time, s *session, m *wire.LaneDone) *wire.Error {
+	l, end, err := c.laneOf(s, m.Lane, m.Kind())
+	if err != nil {
+		return err
+	}
+	if end == &l.receiver && !l.closeTold || end == &l.sender && !l.told.closed {
+		return wire.Errorf(wire.CodeProtocol, "lane_done for lane %d, which is open", m.Lane)
+	}
+	end.owes = false
+	if end == &l.sender {
+		c.freeBit(l)
+	} else if l.stage == laneClosing {
+		c.count(l)
+		if l.books.queued() > 0 && !l.books.spoilt {
+			// It has not read all that it could.
+			c.cutLane(now, l, wire.DropBadDescriptor, l.reason)
+			c.tellSender(l)
+		}
+		c.laneOver(now, l)
+	}
+	c.maybeEnd(now, l)
+	return nil
+}
+
+// freeBit lets the bit be used for another lane: no slot has it any more.
+func (c *core) freeBit(l *edgeLane) {
+	s := l.sender.sess
+	if s == nil || l.bitFree {
+		return
+	}
+	l.bitFree = true
+	s.laneBits &^= 1 << l.bit
+	if l.output.node.sess == s {
+		l.output.laneBits &^= 1 << l.bit
+		l.edge.laneBits &^= 1 << l.bit
+	}
+	if s.joined() && s.adopting == nil {
+		for _, o := range s.outputs {
+			c.offerLanes(o) // one may have waited for a bit
+		}
+	}
+}
+
+func (c *core) offerLanes(o *output) {
+	for _, e := range o.edges {
+		c.offerLane(e)
+	}
+}
+
+// maybeEnd gives the memory of a lane back when both nodes have let go of it.
+func (c *core) maybeEnd(now time.Time, l *edgeLane) {
+	if l.stage == laneDrained && !l.sender.owes && !l.receiver.owes && c.lanes[l.cfg.Lane] == l {
+		c.endLane(now, l)
+	}
+}
+
+func (c *core) endLane(now time.Time, l *edgeLane) {
+	if l.keeper != nil {
+		if d, ok := l.keeper.Remainder(); ok && !l.books.spoilt {
+			c.fullDrops(now, l, d)
+		}
+		c.count(l)
+		c.closeBooks(l)
+		l.keeper.Release()
+		kind := poolReturn
+		if l.spoilt() {
+			kind = poolDiscard
+		}
+		c.poolOut = append(c.poolOut, poolRequest{kind: kind, region: l.cfg.Lane})
+		delete(c.lanes, l.cfg.Lane)
+		c.laneList = slices.DeleteFunc(c.laneList, func(x *edgeLane) bool { return x == l })
+	}
+	for _, s := range []*session{l.sender.sess, l.receiver.sess} {
+		if s != nil {
+			s.lanes = slices.DeleteFunc(s.lanes, func(x *edgeLane) bool { return x == l })
+		}
+	}
+	c.freeBit(l)
+}
+
+// spoilt reports whether somebody may still write to the lane's memory, or has
+// written what does not belong there.
+func (l *edgeLane) spoilt() bool {
+	for _, end := range []*laneEnd{&l.sender, &l.receiver} {
+		if end.sess == nil || !end.sess.joined() {
+			return true
+		}
+	}
+	return l.books.spoilt || l.edge.failed != ""
+}
+
+// leaveLanes ends a session's part in its lanes, once its inputs are detached
+// and its outputs closed. What its process still holds of lanes is settled when
+// that ends, which may be later.
+func (c *core) leaveLanes(now time.Time, s *session) {
+	if s.bell.region != 0 {
+		c.poolOut = append(c.poolOut, poolRequest{kind: poolDiscard, region: s.bell.region})
+	}
+	for _, l := range slices.Clone(s.lanes) {
+		if l.receiver.sess == s {
+			l.receiver.owes = false
+			c.tellSender(l)
+		} else {
+			l.sender.owes = false
+			c.closeLane(now, l, "sender left")
+			if l.stage == laneClosing && !l.begun {
+				c.begin(l) // its LaneStart will not come
+			}
+			if l.receiver.sess == nil {
+				c.cutLane(now, l, wire.DropReceiverGone, l.reason)
+			}
+		}
+		c.maybeEnd(now, l)
+	}
+}
+
+// settleLanes tells senders that nothing of what a process held is held any more.
+func (c *core) settleLanes(s *session) {
+	for _, l := range s.lanes {
+		if l.receiver.sess == s {
+			l.settled = true
+			c.tellSender(l)
+		}
+	}
+}
+
+// unsettled reports whether the process behind a session may hold messages of
+// lanes whose senders wait for them.
+func (s *session) unsettled() bool {
+	return slices.ContainsFunc(s.lanes, func(l *edgeLane) bool {
+		return l.receiver.sess == s && l.sender.owes
+	})
+}
+
+// read reports whether somebody still reads messages of a sender from a lane.
+func (s *session) read() bool {
+	return slices.ContainsFunc(s.lanes, func(l *edgeLane) bool {
+		return l.sender.sess == s && l.stage != laneDrained
+	})
+}
+
+// failLane closes a lane for good: until one of its nodes connects again, the
+// edge stays with the broker.
+func (c *core) failLane(now time.Time, l *edgeLane, why string) {
+	e := l.edge
+	if e.failed == "" {
+		e.failed = clip("lane failed: "+why, wire.TextBytesMax)
+		c.journal.warn("lane failed", zap.String("dataflow", e.flow.name), zap.String("from", e.from),
+			zap.String("to", e.to), zap.Uint64("lane", uint64(l.cfg.Lane)), zap.String("why", why))
+	}
+	c.closeLane(now, l, e.failed)
+}
+
+// laneFault is a node that has found a lane damaged, or messages that it could
+// not read.
+func (c *core) laneFault(now time.Time, s *session, m *wire.LaneFault) *wire.Error {
+	l, end, err := c.laneOf(s, m.Lane, m.Kind())
+	if err != nil {
+		return err
+	}
+	if m.Count > 0 {
+		if !m.Reason.Valid() || m.SeqLast < m.SeqFirst || m.Count-1 > uint64(m.SeqLast-m.SeqFirst) {
+			return wire.Errorf(wire.CodeProtocol, "lane_fault with reason %d, count %d, seq %d to %d", m.Reason, m.Count, m.SeqFirst, m.SeqLast)
+		}
+		c.count(l)
+		c.lostOnLane(l, end == &l.receiver, m)
+	}
+	c.failLane(now, l, s.node.id+" says: "+m.Text)
+	return nil
+}
+
+// laneHeld is a sender whose slots a receiver holds for too long. They stay as
+// they are, because the holder may be reading; their region takes no new message.
+func (c *core) laneHeld(now time.Time, s *session, m *wire.LaneHeld) *wire.Error {
+	l, end, err := c.laneOf(s, m.Lane, m.Kind())
+	if err != nil {
+		return err
+	}
+	r := s.regions[m.Region]
+	if end != &l.sender || r == nil || m.Count == 0 {
+		return wire.Errorf(wire.CodeProtocol, "lane_held for lane %d, region %d, %d messages", m.Lane, m.Region, m.Count)
+	}
+	c.retire(r)
+	e := l.edge
+	e.overdue.count += int(m.Count)
+	if now.Sub(e.overdue.logged) < holdLogInterval {
+		return nil
+	}
+	holder := e.node.flow.name + "/" + e.node.id
+	c.journal.warn("message held too long",
+		zap.String("dataflow", e.flow.name), zap.String("from", e.from), zap.String("to", e.to),
+		zap.String("holder", holder), zap.Int("count", e.overdue.count),
+		zap.Uint64("seq", uint64(m.Seq)), zap.Uint64("bytes", m.Bytes),
+		zap.Float64("held_ms", float64(m.HeldMS)),
+		zap.Float64("hold_timeout_ms", float64(l.hold)/float64(time.Millisecond)),
+		zap.Uint64("region", uint64(m.Region)), zap.String("path", pathLane.String()))
+	e.overdue = limited{logged: now}
+	return nil
+}
+
+// settingsChanged is why a lane is replaced by another one.
+const settingsChanged = "settings of the edge have changed"
+
+// cutRemoved ends the lane of an edge that a reload has removed.
+func (c *core) cutRemoved(now time.Time, e *edge) {
+	l := e.lane
+	if l == nil {
+		return
+	}
+	c.cutLane(now, l, wire.DropClosed, "input removed from the dataflow")
+	c.updateFlow(l.output, true)
+	c.tellSender(l)
+	c.tellReceiver(l)
+	c.maybeEnd(now, l)
+}
