@@ -63,7 +63,7 @@ func TestEverySettingFromEverywhere(t *testing.T) {
 		value := other[o.value.kind()]
 		if o.value.kind() == "bool" {
 			value = "true"
-			if o.key == "shared_memory" {
+			if o.key == "shared_memory" || o.key == "lanes" {
 				value = "false"
 			}
 		}

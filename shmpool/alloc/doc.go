@@ -51,5 +51,22 @@
 // until after its last, so a region seen in the directory whose probe is missing
 // afterwards has no living owner.
 //
+// # Adopting
+//
+// Nodes outlive their broker, and keep what they have mapped: the next broker can
+// adopt it. A node holds a lock on its session's byte of the dead broker's probe
+// file for as long as it may come; Sweep therefore leaves an instance with such a
+// lock alone, and SweepInstances removes it when its time is over. To adopt a
+// region is to rename it into one's own instance, so that from one step to the
+// next it is no longer the dead one's to sweep.
+//
+// Who adopts holds the probe of the dead instance locked meanwhile, shared: two
+// brokers of the same prefix that start at once may have nodes of the same dead
+// one, or of two. A living broker has its own probe locked exclusively, so that
+// nobody adopts from the living; and so does a sweeper while it unlinks, so that
+// nobody adopts what it is about to find. To look whether an instance is dead
+// takes the shared lock, too. Nobody waits for a lock: a sweeper comes again, and
+// a node whose region is being swept has come too late.
+//
 // Only files of the broker's own user are touched. /dev/shm is open to all users.
 package alloc

@@ -62,24 +62,30 @@ var children = map[string]func() error{
 	"broker":   brokerChild,
 	"node":     nodeChild,
 	"full":     fullChild,
+	"adopter":  adopterChild,
+	"sweeper":  sweeperChild,
 	"nomemory": noMemoryChild,
 }
 
 // waitForEnd blocks until the parent closes the pipe, or is gone.
 func waitForEnd() { _, _ = io.Copy(io.Discard, os.Stdin) }
 
-// brokerChild is a broker with three regions.
+// brokerChild is a broker with three regions. It tells its instance and their
+// names.
 func brokerChild() error {
 	a, err := Open(testConfig)
 	if err != nil {
 		return err
 	}
+	said := []any{"ready", a.Instance()}
 	for id := range wire.RegionID(3) {
-		if _, err := a.Create(id+1, smallGeometry); err != nil {
+		r, err := a.Create(id+1, smallGeometry)
+		if err != nil {
 			return err
 		}
+		said = append(said, r.Name())
 	}
-	fmt.Println("ready", a.Instance())
+	fmt.Println(said...)
 	waitForEnd()
 	return nil
 }
@@ -151,6 +157,10 @@ func startChild(t *testing.T, mode, arg string, attr *syscall.SysProcAttr) *chil
 	c.ready = strings.TrimSpace(ready)
 	return c
 }
+
+// instance is what a broker has said of itself first; regions are their names.
+func (c *child) instance() string  { return strings.Fields(c.ready)[0] }
+func (c *child) regions() []string { return strings.Fields(c.ready)[1:] }
 
 // kill ends the process with SIGKILL and waits until it is gone.
 func (c *child) kill() {

@@ -56,8 +56,8 @@ func TestSweepAfterKill(t *testing.T) {
 		t.Fatalf("removed %v", removed)
 	}
 	for _, name := range removed {
-		if !strings.HasPrefix(name, testPrefix+"-"+killed.ready+"-") {
-			t.Errorf("%s is not of instance %s", name, killed.ready)
+		if !strings.HasPrefix(name, testPrefix+"-"+killed.instance()+"-") {
+			t.Errorf("%s is not of instance %s", name, killed.instance())
 		}
 	}
 	if after := objects(t); !slices.Equal(after, before) {

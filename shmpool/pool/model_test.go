@@ -22,12 +22,13 @@ type poolModel struct {
 }
 
 type modelRegion struct {
-	lease Lease
-	state state // 0: gone
-	owner OwnerID
-	fake  *fakeRegion // nil if it was never committed
-	since time.Time
-	order int
+	lease   Lease
+	state   state // 0: gone
+	owner   OwnerID
+	fake    *fakeRegion // nil if it was never committed
+	since   time.Time
+	order   int
+	adopted bool
 }
 
 func (m *poolModel) in(states ...state) []*modelRegion {
@@ -66,7 +67,6 @@ func (m *poolModel) reserve(t *rapid.T) {
 		SlotBytes: rapid.SampledFrom([]uint64{4096, 16384, 65536}).Draw(t, "class"),
 		Slots:     rapid.Uint32Range(1, 2).Draw(t, "slots"),
 	}
-	all := []state{stateReserved, stateLeased, stateRetired, stateCached}
 	charged := m.in(stateReserved, stateLeased, stateRetired)
 	var reuse *modelRegion
 	for _, r := range m.cache() {
@@ -107,15 +107,54 @@ func (m *poolModel) reserve(t *rapid.T) {
 	if l.Region != nil {
 		t.Fatalf("region %d comes from nowhere", l.ID)
 	}
-	for sum(m.in(all...))+g.Bytes() > m.limits.TotalBytes || len(m.in(all...))+1 > m.limits.Regions {
-		m.evict()
+	if l.ID>>32 != 7 {
+		t.Fatalf("id %#x is not of this instance", uint64(l.ID))
 	}
+	m.makeRoom(g)
 	for _, r := range m.regions {
 		if r.lease.ID == l.ID {
 			t.Fatalf("id %d was given twice", l.ID)
 		}
 	}
 	m.regions = append(m.regions, &modelRegion{lease: l, state: stateReserved, owner: owner})
+}
+
+// adopt books a region of another broker, or one that the books have already.
+func (m *poolModel) adopt(t *rapid.T) {
+	owner := OwnerID(rapid.IntRange(1, 3).Draw(t, "owner"))
+	g := shmpool.Geometry{SlotBytes: rapid.SampledFrom([]uint64{4096, 16384}).Draw(t, "class"), Slots: 1}
+	id := wire.RegionID(rapid.IntRange(8, 9).Draw(t, "instance"))<<32 | wire.RegionID(rapid.IntRange(1, 4).Draw(t, "number"))
+	var want error
+	charged := m.in(stateReserved, stateLeased, stateRetired)
+	switch {
+	case sum(m.ofOwner(owner))+g.Bytes() > m.limits.NodeBytes:
+		want = ErrNodeQuota
+	case slices.ContainsFunc(m.regions, func(r *modelRegion) bool { return r.state != 0 && r.lease.ID == id }):
+		want = ErrRegionExists
+	case sum(charged)+g.Bytes() > m.limits.TotalBytes:
+		want = ErrGlobalLimit
+	case len(charged)+1 > m.limits.Regions:
+		want = ErrRegionLimit
+	}
+	l, err := m.pool.Adopt(owner, id, g)
+	if !errors.Is(err, want) {
+		t.Fatalf("Adopt: %v, want %v", err, want)
+	}
+	if err != nil {
+		return
+	}
+	if l != (Lease{ID: id, Owner: owner, Geometry: g}) {
+		t.Fatalf("lease is %+v", l)
+	}
+	m.makeRoom(g)
+	m.regions = append(m.regions, &modelRegion{lease: l, state: stateReserved, owner: owner, adopted: true})
+}
+
+func (m *poolModel) makeRoom(g shmpool.Geometry) {
+	all := []state{stateReserved, stateLeased, stateRetired, stateCached}
+	for sum(m.in(all...))+g.Bytes() > m.limits.TotalBytes || len(m.in(all...))+1 > m.limits.Regions {
+		m.evict()
+	}
 }
 
 func (m *poolModel) draw(t *rapid.T, states ...state) *modelRegion {
@@ -147,7 +186,7 @@ func (m *poolModel) giveBack(t *rapid.T) {
 		t.Fatal(err)
 	}
 	bytes := r.lease.Geometry.Bytes()
-	if r.state == stateRetired || bytes > m.limits.CacheBytes {
+	if r.state == stateRetired || r.adopted || bytes > m.limits.CacheBytes {
 		r.state = 0
 		return
 	}
@@ -262,6 +301,9 @@ func (m *poolModel) checkRegion(t *rapid.T, r *modelRegion) {
 	if r.state != 0 && (r.fake.unlinks == 1) != (r.state == stateRetired) {
 		t.Fatalf("region %d (%v) was unlinked %d times", r.lease.ID, r.state, r.fake.unlinks)
 	}
+	if r.state == 0 && r.adopted {
+		return // its id may have come again
+	}
 	if info, ok := m.pool.Lookup(r.lease.ID); ok != (r.state == stateLeased || r.state == stateRetired) ||
 		ok && (info.Owner != r.owner || info.Retired != (r.state == stateRetired) || info.Region != Region(r.fake)) {
 		t.Fatalf("lookup of region %d (%v): %+v, %v", r.lease.ID, r.state, info, ok)
@@ -283,7 +325,7 @@ func TestPoolModel(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Repeat(map[string]func(*rapid.T){
-			"reserve": m.reserve, "reserve2": m.reserve, "commit": m.commit, "commit2": m.commit, "abort": m.abort,
+			"reserve": m.reserve, "reserve2": m.reserve, "adopt": m.adopt, "commit": m.commit, "commit2": m.commit, "abort": m.abort,
 			"return": m.giveBack, "retire": m.retire, "discard": m.discard, "trim": m.trim, "": m.check,
 		})
 		// At the end nothing is left, and nothing was closed twice.

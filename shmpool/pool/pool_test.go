@@ -391,3 +391,30 @@ func BenchmarkReserveReturn(b *testing.B) {
 		}
 	}
 }
+
+// Ids name regions of all brokers there ever were on this machine, so one that is
+// still in use is not given again when the numbers start over.
+func TestIDs(t *testing.T) {
+	p, err := New(limits(10), 0xfffffffe, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _ := lease(t, p, 1, mib)
+	if first != 0xfffffffe_00000001 {
+		t.Fatalf("the first id is %#x", uint64(first))
+	}
+	p.lastID = 1<<32 - 2
+	for _, want := range []wire.RegionID{0xfffffffe_ffffffff, 0xfffffffe_00000002} {
+		if id, _ := lease(t, p, 1, mib); id != want {
+			t.Fatalf("id %#x, want %#x", uint64(id), uint64(want))
+		}
+	}
+	for _, id := range []wire.RegionID{0, first, 0xfffffffe_00000077} {
+		if _, err := p.Adopt(1, id, mib); !errors.Is(err, ErrRegionExists) {
+			t.Errorf("adopt %#x: %v", uint64(id), err)
+		}
+	}
+	if _, err := p.Adopt(1, 0xffffffff_00000001, mib); err != nil {
+		t.Error(err)
+	}
+}
