@@ -161,16 +161,11 @@ func (c *core) adoptMemory(now time.Time, part *adoptPart, words []uint64) {
 		stage: laneFlowing, begun: true, startTold: true,
 		until: now.Add(c.cfg.AdoptGrace),
 	}
-	_, err := lane.NewConsumer(words, l.cfg) // compares the constants
-	if err == nil {
-		l.keeper = lane.NewKeeper(words, l.cfg, nil)
-		l.books.seen, err = l.keeper.Counters()
-	}
-	if err != nil || e.lane != nil || e.closed {
+	l.keeper = lane.NewKeeper(words, l.cfg, nil)
+	var err error
+	if l.books.seen, err = l.keeper.Counters(); err != nil || e.lane != nil || e.closed {
 		c.journal.info("lane of a broker that died is not taken over", zap.String("from", e.from), zap.String("to", e.to), zap.Error(err))
-		if l.keeper != nil {
-			l.keeper.Release()
-		}
+		l.keeper.Release()
 		c.poolOut = append(c.poolOut, poolRequest{kind: poolDiscard, region: al.Lane})
 		return
 	}

@@ -252,7 +252,7 @@ func (m *model) reload(rt *rapid.T) {
 // asked reports whether the pool owes an answer.
 func (w *world) asked() bool {
 	for _, r := range w.pool {
-		if r.kind == poolGrant || r.kind == poolRead || r.kind == poolStats {
+		if r.kind == poolGrant || r.kind == poolRead || r.kind == poolStats || r.kind == poolLane || r.kind == poolAdopt {
 			return true
 		}
 	}

@@ -54,7 +54,8 @@ type dropped struct {
 }
 
 func (d *dropped) add(more dropped) {
-	if d.count == 0 || more.seqFirst < d.seqFirst {
+	// Sequence numbers start at 1; 0 is one that nobody knows.
+	if d.seqFirst == 0 || more.seqFirst != 0 && more.seqFirst < d.seqFirst {
 		d.seqFirst = more.seqFirst
 	}
 	d.seqLast = max(d.seqLast, more.seqLast)

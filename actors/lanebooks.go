@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"math"
 	"time"
 
 	"go.uber.org/zap"
@@ -92,7 +91,6 @@ func (c *core) laneDrops(l *edgeLane, reason wire.DropReason, d dropped, total u
 	if d.seqLast < d.seqFirst { // written by the sender, who may be damaged
 		d.seqLast = d.seqFirst
 	}
-	d.age = max(0, d.age)
 	b := &l.books
 	b.logged += d.count
 	if b.logged > b.gone {
@@ -110,13 +108,18 @@ func (c *core) laneDrops(l *edgeLane, reason wire.DropReason, d dropped, total u
 
 // fullDrops enters what found the lane's queue full.
 func (c *core) fullDrops(now time.Time, l *edgeLane, d lane.Drops) {
-	age := time.Duration(0)
-	if d.OldestNS > 0 && d.OldestNS < math.MaxInt64 {
-		age = now.Sub(time.Unix(0, d.OldestNS))
-	}
 	c.laneDrops(l, wire.DropQueueFull, dropped{
-		count: d.Count, bytes: d.Bytes, seqFirst: d.SeqFirst, seqLast: d.SeqLast, age: age,
+		count: d.Count, bytes: d.Bytes, seqFirst: d.SeqFirst, seqLast: d.SeqLast, age: ageOf(now, d.OldestNS),
 	}, d.Total)
+}
+
+// ageOf is the age of a message by its sender's clock, which may say anything;
+// 0: nobody knows.
+func ageOf(now time.Time, ns int64) time.Duration {
+	if ns <= 0 {
+		return 0
+	}
+	return max(0, time.Duration(now.UnixNano()-ns))
 }
 
 // settleBooks is called when nobody reads a lane any more.
@@ -165,10 +168,11 @@ func (c *core) checkLanes(now time.Time) {
 		}
 		l := c.laneList[i]
 		c.count(l)
+		active := l.books.active
 		if !l.books.spoilt {
 			c.lookForDrops(now, l)
 		}
-		c.lanesActive = c.lanesActive || l.books.active || l.books.gone > l.books.logged
+		c.lanesActive = c.lanesActive || active || l.books.gone > l.books.logged
 		if l.books.spoilt && l.stage < laneClosing {
 			c.closeLane(now, l, l.edge.failed)
 		}
@@ -185,6 +189,7 @@ func (c *core) lookForDrops(now time.Time, l *edgeLane) {
 	case err != nil:
 		c.spoilt(l, err)
 	case ok:
+		c.count(l) // at least what d has
 		c.fullDrops(now, l, d)
 	}
 }

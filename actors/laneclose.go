@@ -68,7 +68,7 @@ func (c *core) cutLane(now time.Time, l *edgeLane, drop wire.DropReason, reason 
 		l.from, l.withdrawn = w.From, w.Count
 		c.laneDrops(l, drop, dropped{
 			count: uint64(w.Count), bytes: w.Bytes, seqFirst: w.SeqFirst, seqLast: w.SeqLast,
-			age: time.Duration(now.UnixNano() - w.OldestNS),
+			age: ageOf(now, w.OldestNS),
 		}, w.Total)
 	}
 	c.laneOver(now, l)
@@ -185,10 +185,11 @@ func (c *core) maybeEnd(now time.Time, l *edgeLane) {
 
 func (c *core) endLane(now time.Time, l *edgeLane) {
 	if l.keeper != nil {
-		if d, ok := l.keeper.Remainder(); ok && !l.books.spoilt {
+		d, ok := l.keeper.Remainder()
+		c.count(l)
+		if ok && !l.books.spoilt {
 			c.fullDrops(now, l, d)
 		}
-		c.count(l)
 		c.closeBooks(l)
 		l.keeper.Release()
 		kind := poolReturn

@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"math/bits"
 	"slices"
 	"time"
@@ -87,6 +88,9 @@ type poolAsk struct {
 // deniedRetry is how long an edge stays with the broker before memory for its
 // lane is asked for again.
 const deniedRetry = 10 * time.Second
+
+// errLaneMemory is memory that was cut short as soon as it was made.
+var errLaneMemory = errors.New("memory is not as long as it was made")
 
 // laneObstacle says why an edge cannot have a lane now; empty: it can.
 func (c *core) laneObstacle(e *edge) string {
@@ -184,10 +188,12 @@ func (c *core) memoryGranted(now time.Time, rep *poolReply) {
 		}
 	case rep.err != nil:
 		c.denyLane(now, who.lane, rep.err)
+	case lane.Init(rep.words, lane.Config{Lane: rep.region, QueueSize: who.lane.cfg.QueueSize, Policy: who.lane.cfg.Policy}) != nil:
+		c.poolOut = append(c.poolOut, poolRequest{kind: poolDiscard, region: rep.region})
+		c.denyLane(now, who.lane, errLaneMemory)
 	default:
 		l := who.lane
 		l.cfg.Lane, l.name = rep.region, rep.name
-		lane.Init(rep.words, l.cfg)
 		l.keeper = lane.NewKeeper(rep.words, l.cfg, nil)
 		c.keep(l)
 		c.offerReceiver(l)

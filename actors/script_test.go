@@ -120,14 +120,24 @@ type world struct {
 	last wire.RegionID
 	dead map[ConnID]bool
 	full bool // the log takes nothing
+	// Memory of lanes, and the nodes' ends of them.
+	words map[wire.RegionID][]uint64
+	ends  map[wire.RegionID]*laneEnds
 }
 
 func newWorld(t tb) *world {
-	w := &world{t: t, now: time.Unix(1000, 0), dead: map[ConnID]bool{}}
-	cfg := RouterConfig{Instance: "test", FrameBytesMax: 1 << 20, InlineBytesMax: 4096}.Defaults()
+	w := &world{t: t, now: time.Unix(1000, 0), dead: map[ConnID]bool{},
+		words: map[wire.RegionID][]uint64{}, ends: map[wire.RegionID]*laneEnds{}}
+	w.start("test", false)
+	return w
+}
+
+// start begins a broker with nothing but what is in shared memory.
+func (w *world) start(instance string, lanes bool) {
+	cfg := RouterConfig{Instance: instance, FrameBytesMax: 1 << 20, InlineBytesMax: 4096, Lanes: lanes, AdoptGrace: 10 * time.Second}.Defaults()
 	w.core = newCore(cfg, w, w, w)
 	w.core.started = w.now
-	return w
+	w.pool = nil
 }
 
 func (w *world) Probe() (string, uint64, uint32) { return "probe", 64, 16 }
@@ -140,8 +150,12 @@ func (w *world) drop(r wire.DropRecord, written func()) bool {
 	if w.full {
 		return false
 	}
-	fmt.Fprintf(&w.out, "log: drop %s→%s %s %s count=%d total=%d bytes=%d seq=%d..%d age_max_ms=%g\n",
+	fmt.Fprintf(&w.out, "log: drop %s→%s %s %s count=%d total=%d bytes=%d seq=%d..%d age_max_ms=%g",
 		r.From, r.To, r.Reason, r.Policy, r.Count, r.Total, r.Bytes, r.SeqFirst, r.SeqLast, r.AgeMaxMS)
+	if r.Path != pathBrokered.String() {
+		fmt.Fprintf(&w.out, " path=%s", r.Path)
+	}
+	w.out.WriteByte('\n')
 	if written != nil {
 		written()
 	}
@@ -202,6 +216,10 @@ func (w *world) play(command, body string) string {
 		switch r.kind {
 		case poolGrant:
 			fmt.Fprintf(&w.out, "pool < grant session=%d request=%d %dx%d\n", r.session, r.request, r.geometry.Slots, r.geometry.SlotBytes)
+		case poolLane:
+			fmt.Fprintf(&w.out, "pool < lane session=%d %d bytes\n", r.session, r.geometry.SlotBytes)
+		case poolAdopt:
+			fmt.Fprintf(&w.out, "pool < adopt session=%d region=%d name=%q %dx%d mapped=%v\n", r.session, r.region, r.oldName, r.geometry.Slots, r.geometry.SlotBytes, r.mapped)
 		case poolRead:
 			fmt.Fprintf(&w.out, "pool < read session=%d region=%d offset=%d length=%d\n", r.session, r.region, r.offset, r.length)
 		default:
@@ -274,9 +292,12 @@ var handlers = map[string]func(w *world, a args, body string){
 			fmt.Fprintln(&w.out, "error:", err)
 		}
 	},
-	"join": func(w *world, a args, _ string) { // join CONN NODE [remote] [takeover]: the whole handshake
+	"join": func(w *world, a args, _ string) { // join CONN NODE [remote] [takeover] [plain] [adopting]: the whole handshake
 		w.open(a.conn())
 		h := &wire.Hello{VersionMin: 1, VersionMax: 1, Dataflow: a.get("flow", "f"), Node: a[1], Client: "test"}
+		if w.core.cfg.Lanes && !a.has("plain") {
+			h.Features = wire.FeatureLanes
+		}
 		if a.has("takeover") {
 			h.Flags = wire.FlagTakeover
 		}
@@ -285,7 +306,7 @@ var handlers = map[string]func(w *world, a args, body string){
 			nonce = ""
 		}
 		w.say(a.conn(), h)
-		w.say(a.conn(), &wire.Attach{Nonce: []byte(nonce)})
+		w.say(a.conn(), &wire.Attach{Nonce: []byte(nonce), Adopting: a.has("adopting")})
 	},
 	"control": func(w *world, a args, _ string) { // control CONN
 		w.open(a.conn())
@@ -306,7 +327,7 @@ var handlers = map[string]func(w *world, a args, body string){
 			p := &wire.Publish{
 				Output: wire.OutputIndex(a.num("out")), Epoch: uint32(a.num("epoch")), Seq: wire.Seq(a.num("seq") + i),
 				TimeNS: w.now.UnixNano(), Token: wire.Token(a.num("token")), Region: wire.RegionID(a.num("region")),
-				Offset: a.num("offset"), Length: a.num("len"),
+				Offset: a.num("offset"), Length: a.num("len"), Lanes: a.num("lanes"),
 			}
 			if p.Token != 0 {
 				p.Token += wire.Token(i)
@@ -355,6 +376,8 @@ var handlers = map[string]func(w *world, a args, body string){
 				w.core.payloadRead(w.now, rep)
 			case poolStats:
 				w.core.statusReady(w.now, pool.Stats{})
+			case poolLane, poolAdopt:
+				w.answerLane(rep, a.get("deny", ""))
 			default:
 				continue
 			}
@@ -378,6 +401,9 @@ var handlers = map[string]func(w *world, a args, body string){
 	"edges": func(w *world, a args, _ string) { // edges: the counts of every edge
 		w.core.eachEdge(func(e *edge) {
 			st := w.core.edgeStatus(e)
+			if st.Path == "lane" {
+				fmt.Fprintf(&w.out, "lane ")
+			}
 			fmt.Fprintf(&w.out, "%s→%s published=%d delivered=%d dropped=%d no_receiver=%d queued=%d in_flight=%d held=%d\n",
 				st.From, st.To, st.Published, st.Delivered, st.Dropped, st.NoReceiver, st.Queued, st.InFlight, st.Held)
 		})
@@ -404,6 +430,7 @@ func (c *core) check(t tb) {
 	if holds != c.holds.n {
 		t.Errorf("%d holds, counted %d", holds, c.holds.n)
 	}
+	onLanes := c.checkLaneBooks(t)
 	for e := range edges {
 		var queued uint64
 		for i := range e.queue.len() {
@@ -432,9 +459,9 @@ func (c *core) check(t tb) {
 		if e.sess != nil && e.sess.copying == e {
 			copying = 1
 		}
-		sum := st.delivered + st.dropped + st.noReceiver + uint64(e.queue.len())
+		sum := st.delivered + st.dropped + st.unlogged + st.noReceiver + uint64(e.queue.len()) + onLanes[e]
 		if sum+copying != st.published || st.delivered > st.published || st.dropped > st.published {
-			t.Errorf("%s: %d published, but %d delivered + %d dropped + %d without receiver + %d queued", e.to, st.published, st.delivered, st.dropped, st.noReceiver, e.queue.len())
+			t.Errorf("%s: %d published, but %d delivered + %d dropped + %d unlogged + %d without receiver + %d queued + %d on lanes", e.to, st.published, st.delivered, st.dropped, st.unlogged, st.noReceiver, e.queue.len(), onLanes[e])
 		}
 	}
 	for m, n := range refs {
