@@ -36,6 +36,10 @@ func mapSlot(name string, id wire.RegionID, slotBytes uint64) (slotMemory, error
 	if err != nil {
 		return nil, err // not a nil *lane.Memory in an interface
 	}
+	// Here, and not by the router when it writes to it first.
+	if err := memory.Prefault(); err != nil {
+		return nil, errors.Join(err, memory.Close())
+	}
 	return memory, nil
 }
 
