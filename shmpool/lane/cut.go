@@ -33,7 +33,7 @@ func (o *cut) step(limit uint32, words []uint64) bool {
 	case cutLoadHead:
 		o.head = atomic.LoadUint64(&words[headWord])
 		o.count = uint32(o.tail) - headPosition(o.head)
-		if o.count > limit {
+		if o.count > limit || uint64(o.count) > o.tail {
 			return o.end(false)
 		}
 		if o.count == 0 {

@@ -200,6 +200,9 @@ func (k *Keeper) count() (Counters, error) {
 		c.Pushed += uint64(-c.Queued)
 		c.Queued = 0
 	}
+	if uint64(c.Queued) > c.Pushed {
+		return k.last, k.fail("%d queued, %d pushed", c.Queued, c.Pushed)
+	}
 	gone := c.Pushed - uint64(c.Queued)
 	untold := headEvicted(head) + uint32(c.Refused) - uint32(k.reported)
 	c.Evicted = k.reported + uint64(untold) - c.Refused
