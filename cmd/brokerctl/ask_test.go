@@ -105,7 +105,7 @@ func TestStatusAndDrops(t *testing.T) {
 		t.Errorf("status: %+v", s)
 	}
 	_, text, _ := command("status", "--addr", addr)
-	for _, part := range []string{addr + "  brokerd ", "NODE ", "EDGE ", "flow/source", "source/out→slow/in", "drop-oldest", "queue_full", " dropped, 0 protocol errors"} {
+	for _, part := range []string{addr + "  brokerd ", "NODE ", "EDGE ", "PATH ", "flow/source", "source/out→slow/in", "drop-oldest", "queue_full", " dropped, 0 protocol errors"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("status lacks %q:\n%s", part, text)
 		}
@@ -122,7 +122,7 @@ func TestStatusAndDrops(t *testing.T) {
 	}
 
 	_, text, _ = command("drops", "--addr", addr)
-	for _, part := range []string{"source/out→slow/in", "queue_full", "drop-oldest", " in all\n"} {
+	for _, part := range []string{"source/out→slow/in", "queue_full", "drop-oldest", "PATH", " in all\n"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("drops lacks %q:\n%s", part, text)
 		}

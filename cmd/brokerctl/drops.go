@@ -101,12 +101,12 @@ func (t *tool) writeTotals(totals []wire.DropRecord) error {
 		_, err := fmt.Fprintln(t.out, "nothing was dropped")
 		return err
 	}
-	out := &table{head: []cell{text("DATAFLOW"), text("EDGE"), text("REASON"), text("POLICY"), number("DROPPED")}}
+	out := &table{head: []cell{text("DATAFLOW"), text("EDGE"), text("REASON"), text("POLICY"), text("PATH"), number("DROPPED")}}
 	var sum uint64
 	for _, r := range totals {
 		sum += r.Total
 		out.rows = append(out.rows, []cell{
-			text(r.Dataflow), text(r.From + "→" + r.To), inked(yellow, text(r.Reason)), text(r.Policy),
+			text(r.Dataflow), text(r.From + "→" + r.To), inked(yellow, text(r.Reason)), text(r.Policy), text(r.Path),
 			number(grouped(r.Total)),
 		})
 	}
@@ -154,8 +154,8 @@ func (t *tool) writeDrop(r wire.DropRecord) error {
 		seq = fmt.Sprintf("seq %d…%d", r.SeqFirst, r.SeqLast)
 	}
 	colours := inColour(t.out)
-	_, err := fmt.Fprintf(t.out, "%s  %s  %s  %s dropped (%s in all), %s, %s\n",
+	_, err := fmt.Fprintf(t.out, "%s  %s  %s  %s dropped (%s in all), %s, %s, %s\n",
 		paint(colours, faint, r.Time.Local().Format("15:04:05.000")), r.From+"→"+r.To, paint(colours, yellow, r.Reason),
-		grouped(r.Count), grouped(r.Total), seq, cli.Bytes(r.Bytes))
+		grouped(r.Count), grouped(r.Total), seq, cli.Bytes(r.Bytes), r.Path)
 	return err
 }

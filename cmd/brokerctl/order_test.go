@@ -10,6 +10,7 @@ import (
 
 	"github.com/brokerd/brokerd/cmd/internal/cli"
 	"github.com/brokerd/brokerd/dataflow"
+	"github.com/brokerd/brokerd/wire"
 )
 
 func TestSourcesFirst(t *testing.T) {
@@ -44,6 +45,33 @@ func TestEachLine(t *testing.T) {
 		eachLine(strings.NewReader(text), func(line string) { got = append(got, line) })
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%.20q: %d lines, want %d", text, len(got), len(want))
+		}
+	}
+}
+
+func TestEdgesShowTheirPath(t *testing.T) {
+	s := &wire.Status{
+		UptimeSeconds: 10,
+		Edges: []wire.EdgeStatus{
+			{From: "a/out", To: "b/in", Policy: "block", QueueSize: 4, Path: "lane", PathReason: "both ends local", Delivered: 1000},
+			{From: "a/out", To: "c/in", Policy: "block", QueueSize: 4, Path: "brokered", PathReason: "receiver is remote: it runs in another container on this machine", Held: 2, LatencyP50MS: 0.25},
+		},
+	}
+	before := &wire.Status{UptimeSeconds: 5, Edges: []wire.EdgeStatus{s.Edges[0], s.Edges[1]}}
+	for _, c := range []struct {
+		before  *wire.Status
+		verbose bool
+		want    [2]string // fields of the rows
+	}{
+		{nil, false, [2]string{"a/out→b/in lane block 0/4 - 1,000 0 - -", "a/out→c/in brokered block 0/4 2 0 0 0.25 0 receiver is remote: it runs in another …"}},
+		{nil, true, [2]string{"a/out→b/in lane block 0/4 - 1,000 0 - - both ends local", "a/out→c/in brokered block 0/4 2 0 0 0.25 0 receiver is remote: it runs in another container on this machine"}},
+		{before, false, [2]string{"a/out→b/in lane block 0/4 - 0 - 0 1,000 0 - -", "a/out→c/in brokered block 0/4 2 0 0 0 0 0 0.25 0 receiver is remote: it runs in another …"}},
+	} {
+		lines := edgeTable(s, c.before, c.verbose).lines(false)
+		for i, want := range c.want {
+			if got := strings.Join(strings.Fields(lines[i+1]), " "); got != want {
+				t.Errorf("verbose %v: %q, want %q", c.verbose, got, want)
+			}
 		}
 	}
 }

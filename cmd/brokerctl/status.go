@@ -21,6 +21,7 @@ import (
 func newStatusCommand(t *tool) *cobra.Command {
 	var (
 		watch    bool
+		verbose  bool
 		interval time.Duration
 	)
 	command := &cobra.Command{
@@ -29,7 +30,9 @@ func newStatusCommand(t *tool) *cobra.Command {
 		Long: `status shows the broker's dataflows: which nodes are connected and how, what each
 edge carries, where messages wait, are held and are dropped. Latencies are from
 the sender's Publish until the broker hands the message to the receiver's
-connection. With --watch, rates are those of the last interval.`,
+connection. Messages on lanes do not pass through the broker: it knows how many
+there are, and - stands for what it does not know. With --watch, rates are those of
+the last interval.`,
 		Example: `  brokerctl status
   brokerctl status camera -w                      # one dataflow, live
   brokerctl status -o json | jq '.edges[] | select(.dropped > 0)'
@@ -38,6 +41,7 @@ connection. With --watch, rates are those of the last interval.`,
 		ValidArgsFunction: t.completeDataflows,
 	}
 	command.Flags().BoolVarP(&watch, "watch", "w", false, "keep showing it")
+	command.Flags().BoolVarP(&verbose, "verbose", "v", false, "why each edge has its path, in full")
 	command.Flags().DurationVar(&interval, "interval", time.Second, "time between two looks of --watch")
 	command.RunE = func(command *cobra.Command, args []string) error {
 		if interval < 100*time.Millisecond {
@@ -54,7 +58,7 @@ connection. With --watch, rates are those of the last interval.`,
 			return err
 		}
 		defer client.Close()
-		look := &statusLook{tool: t, client: client, only: only}
+		look := &statusLook{tool: t, client: client, only: only, verbose: verbose}
 		if watch {
 			return t.explain(look.watch(ctx, interval))
 		}
@@ -66,9 +70,10 @@ connection. With --watch, rates are those of the last interval.`,
 // statusLook asks one broker for its status, again and again.
 type statusLook struct {
 	*tool
-	client *control.Client
-	only   string // name of a dataflow; empty: all
-	last   *wire.Status
+	client  *control.Client
+	only    string // name of a dataflow; empty: all
+	verbose bool
+	last    *wire.Status
 }
 
 func (l *statusLook) ask(ctx context.Context) (*wire.Status, error) {
@@ -121,7 +126,7 @@ func (l *statusLook) once(ctx context.Context) error {
 	if l.output == outputJSON {
 		return writeJSON(l.out, status)
 	}
-	_, err = fmt.Fprintln(l.out, strings.Join(statusLines(status, nil, inColour(l.out)), "\n"))
+	_, err = fmt.Fprintln(l.out, strings.Join(statusLines(status, nil, l.verbose, inColour(l.out)), "\n"))
 	return err
 }
 
@@ -156,10 +161,10 @@ func (l *statusLook) watch(ctx context.Context, interval time.Duration) error {
 		case l.output == outputJSON:
 			err = writeJSONLine(l.out, status)
 		case onTerminal:
-			lines = statusLines(status, l.last, inColour(l.out))
+			lines = statusLines(status, l.last, l.verbose, inColour(l.out))
 			l.draw(lines)
 		default:
-			_, err = fmt.Fprintln(l.out, strings.Join(statusLines(status, l.last, false), "\n")+"\n")
+			_, err = fmt.Fprintln(l.out, strings.Join(statusLines(status, l.last, l.verbose, false), "\n")+"\n")
 		}
 		if err != nil {
 			return err
@@ -207,7 +212,7 @@ func (l *statusLook) draw(lines []string) {
 
 // statusLines lays a status out. before, if not nil, is an earlier one of the
 // same broker; rates are then shown.
-func statusLines(s, before *wire.Status, colours bool) []string {
+func statusLines(s, before *wire.Status, verbose, colours bool) []string {
 	if before != nil && (before.Instance != s.Instance || before.UptimeSeconds >= s.UptimeSeconds) {
 		before = nil
 	}
@@ -221,7 +226,7 @@ func statusLines(s, before *wire.Status, colours bool) []string {
 	if c.Drops+c.ProtocolErrors+c.RefusedConnections+c.AuthFailures > 0 {
 		trouble = paint(colours, yellow, trouble)
 	}
-	lines = append(lines, fmt.Sprintf("messages       %s in, %s out, %s", grouped(c.MessagesIn), grouped(c.MessagesOut), trouble))
+	lines = append(lines, fmt.Sprintf("messages       %s in and %s out through the broker; %s", grouped(c.MessagesIn), grouped(c.MessagesOut), trouble))
 	if len(s.Dataflows) == 0 {
 		return append(lines, "", "no dataflow is loaded: `brokerctl run FLOW.yml`, or `brokerd --dataflow FLOW.yml`")
 	}
@@ -229,7 +234,7 @@ func statusLines(s, before *wire.Status, colours bool) []string {
 	lines = append(lines, nodeTable(s).lines(colours)...)
 	if len(s.Edges) > 0 {
 		lines = append(lines, "")
-		lines = append(lines, edgeTable(s, before).lines(colours)...)
+		lines = append(lines, edgeTable(s, before, verbose).lines(colours)...)
 	}
 	return lines
 }
@@ -252,72 +257,6 @@ func nodeTable(s *wire.Status) *table {
 		})
 	}
 	return t
-}
-
-func edgeTable(s, before *wire.Status) *table {
-	t := &table{head: []cell{text("EDGE"), text("POLICY"), number("QUEUE"), number("HELD")}}
-	if before != nil {
-		t.head = append(t.head, number("HZ"), number("MB/S"), number("DROPS/S"))
-	}
-	t.head = append(t.head, number("DELIVERED"), number("DROPPED"), number("P50 MS"), number("P99 MS"), text("MOST DROPPED BY"))
-	earlier := map[string]*wire.EdgeStatus{}
-	if before != nil {
-		for i := range before.Edges {
-			earlier[edgeKey(&before.Edges[i])] = &before.Edges[i]
-		}
-	}
-	for i := range s.Edges {
-		e := &s.Edges[i]
-		row := []cell{text(edgeName(s, e)), text(e.Policy), number(fmt.Sprintf("%d/%d", e.Queued+e.InFlight, e.QueueSize)), number(fmt.Sprint(e.Held))}
-		if before != nil {
-			row = append(row, rates(e, earlier[edgeKey(e)], s.UptimeSeconds-before.UptimeSeconds)...)
-		}
-		dropped := number(grouped(e.Dropped))
-		if e.Dropped > 0 {
-			dropped = inked(yellow, dropped)
-		}
-		row = append(row, number(grouped(e.Delivered)), dropped, number(cli.Significant(e.LatencyP50MS)), number(cli.Significant(e.LatencyP99MS)), text(mostDropped(e.Drops)))
-		t.rows = append(t.rows, row)
-	}
-	return t
-}
-
-func rates(e, before *wire.EdgeStatus, seconds float64) []cell {
-	if before == nil || seconds <= 0 || before.Delivered > e.Delivered {
-		return []cell{number("-"), number("-"), number("-")}
-	}
-	drops := float64(e.Dropped-before.Dropped) / seconds
-	c := number(cli.Significant(drops))
-	if drops > 0 {
-		c = inked(yellow, c)
-	}
-	return []cell{
-		number(cli.Significant(float64(e.Delivered-before.Delivered) / seconds)),
-		number(cli.Significant(float64(e.Bytes-before.Bytes) / seconds / 1e6)),
-		c,
-	}
-}
-
-func edgeKey(e *wire.EdgeStatus) string { return e.Dataflow + " " + e.From + "→" + e.To }
-
-// edgeName leaves the dataflow out where there is only one.
-func edgeName(s *wire.Status, e *wire.EdgeStatus) string {
-	name := e.From + "→" + e.To
-	if len(s.Dataflows) > 1 {
-		return e.Dataflow + ": " + name
-	}
-	return name
-}
-
-// mostDropped names the reason that cost the most messages.
-func mostDropped(drops map[string]uint64) string {
-	name, most := "", uint64(0)
-	for reason, n := range drops {
-		if n > most || n == most && n > 0 && reason < name {
-			name, most = reason, n
-		}
-	}
-	return name
 }
 
 // clip cuts a text to a number of letters.
