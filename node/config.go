@@ -24,6 +24,8 @@ const (
 	EnvNode          = "BROKERD_NODE"
 	EnvAuthTokenFile = "BROKERD_AUTH_TOKEN_FILE"
 	EnvNoSharedMem   = "BROKERD_NO_SHM"
+	EnvNoLanes       = "BROKERD_NO_LANES"
+	EnvSpin          = "BROKERD_SPIN"
 )
 
 const (
@@ -43,13 +45,21 @@ type Config struct {
 	Takeover       bool   // close an older connection of the same node id instead of being refused
 	NoSharedMemory bool   // payloads through the connection, as if the broker were on another machine
 
+	NoLanes bool // all messages through the broker, also where nodes of one machine could do without
+
+	// Spin is for how long a call that waits looks again and again before it sleeps.
+	// It saves a wake-up of some 10 µs and costs a processor; on a machine without
+	// one to spare it makes everything slower. 0: sleep at once.
+	Spin time.Duration
+
 	Logger      *slog.Logger  // slog.Default() if nil
 	DialTimeout time.Duration // for one try to connect, handshake included; 5 s if 0
 	BackoffMax  time.Duration // longest pause between two tries; 2 s if 0
 }
 
 // ConfigFromEnv reads BROKERD_ADDR, BROKERD_DATAFLOW, BROKERD_NODE,
-// BROKERD_AUTH_TOKEN_FILE and BROKERD_NO_SHM. Tools that start the processes of
+// BROKERD_AUTH_TOKEN_FILE, BROKERD_NO_SHM, BROKERD_NO_LANES and BROKERD_SPIN
+// (like "50us"). Tools that start the processes of
 // a dataflow set them. Errors (ErrConfig) name the variable and show an example.
 func ConfigFromEnv() (Config, error) {
 	cfg := Config{
@@ -68,13 +78,30 @@ func ConfigFromEnv() (Config, error) {
 				ErrConfig, v.name, meaningOf(v.name), v.name, v.example))
 		}
 	}
-	if s := os.Getenv(EnvNoSharedMem); s != "" {
+	for _, v := range []struct {
+		name, without string
+		off           *bool
+	}{
+		{EnvNoSharedMem, "shared memory", &cfg.NoSharedMemory},
+		{EnvNoLanes, "lanes", &cfg.NoLanes},
+	} {
+		s := os.Getenv(v.name)
+		if s == "" {
+			continue
+		}
 		off, err := strconv.ParseBool(s)
 		if err != nil {
-			problems = append(problems, fmt.Errorf("%w: environment variable %s=%q is neither true nor false; use %s=1 to go without shared memory",
-				ErrConfig, EnvNoSharedMem, s, EnvNoSharedMem))
+			problems = append(problems, fmt.Errorf("%w: environment variable %s=%q is neither true nor false; use %s=1 to go without %s",
+				ErrConfig, v.name, s, v.name, v.without))
 		}
-		cfg.NoSharedMemory = off
+		*v.off = off
+	}
+	if s := os.Getenv(EnvSpin); s != "" {
+		spin, err := time.ParseDuration(s)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%w: environment variable %s=%q is no duration; for example %s=50us", ErrConfig, EnvSpin, s, EnvSpin))
+		}
+		cfg.Spin = spin
 	}
 	if path := os.Getenv(EnvAuthTokenFile); path != "" {
 		token, err := os.ReadFile(path)
@@ -119,8 +146,8 @@ func (c Config) Validate() error {
 	if len(c.AuthToken) > wire.AuthBytesMax {
 		bad("AuthToken has %d bytes, the limit is %d", len(c.AuthToken), wire.AuthBytesMax)
 	}
-	if c.DialTimeout < 0 || c.BackoffMax < 0 {
-		bad("DialTimeout and BackoffMax must not be negative")
+	if c.DialTimeout < 0 || c.BackoffMax < 0 || c.Spin < 0 {
+		bad("DialTimeout, BackoffMax and Spin must not be negative")
 	}
 	return errors.Join(problems...)
 }

@@ -36,6 +36,9 @@ func (o *Output) reportFailure(err error, size int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.seq++
+	for _, l := range o.lanes {
+		l.producer.Failed(1)
+	}
 	f := &o.failed
 	p := &f.pending
 	if p.Count > 0 && p.Reason != reason {

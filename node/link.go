@@ -126,6 +126,13 @@ func (l *link) wakeWriter() {
 	}
 }
 
+// hasRoom reports whether a bounded message would be appended now.
+func (l *link) hasRoom() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err != nil || len(l.pending) < pendingBytesMax
+}
+
 // waitRoom waits until a bounded message may be appended again.
 func (l *link) waitRoom(ctx context.Context) error {
 	l.mu.Lock()

@@ -32,10 +32,10 @@ type loanState struct {
 // garbage collector would never find that unused: so output, which leads to the
 // unused states, is set only while the loan is open.
 type loanRecord struct {
-	output  *Output
-	session *session // nil: heap buffer
-	lease   lease    // its buffer is the loan's bytes
-	heap    []byte   // kept from loan to loan
+	output *Output
+	estate *estate // nil: heap buffer
+	lease  lease   // its buffer is the loan's bytes
+	heap   []byte  // kept from loan to loan
 }
 
 // Loan returns memory for a message of n bytes. It takes no round trip to the
@@ -49,22 +49,20 @@ func (o *Output) Loan(ctx context.Context, n int) (Loan, error) {
 		panic(fmt.Sprintf("node: Loan of %d bytes", n))
 	}
 	var l lease
-	var s *session
+	var e *estate
 	for {
 		var err error
-		if s, err = o.current(ctx); err != nil {
+		if e, err = o.place(ctx, n); err != nil {
 			return Loan{}, err
 		}
-		if s.inline(n) {
-			if uint64(n)+publishOverheadBytes > s.welcome.FrameMax {
-				err := s.tooLarge(o, n)
+		if e == nil {
+			if err := o.checkFrame(n); err != nil {
 				o.reportFailure(err, n)
 				return Loan{}, err
 			}
-			s = nil
 			break
 		}
-		if l, err = s.memory.take(ctx, n, o); err == nil {
+		if l, err = e.memory.take(ctx, n, o); err == nil {
 			break
 		}
 		if !errors.Is(err, errLinkDown) {
@@ -76,14 +74,26 @@ func (o *Output) Loan(ctx context.Context, n int) (Loan, error) {
 	defer o.mu.Unlock()
 	st := o.newLoanState()
 	rec := st.rec
-	rec.output, rec.session, rec.lease = o, s, l
-	if s == nil {
+	rec.output, rec.estate, rec.lease = o, e, l
+	if e == nil {
 		if cap(rec.heap) < n {
 			rec.heap = make([]byte, n)
 		}
 		rec.lease.buffer = rec.heap[:n:n]
 	}
 	return Loan{state: st, generation: st.generation.Add(1), output: o}, nil
+}
+
+// checkFrame returns ErrTooLarge if a payload of n bytes does not fit in a frame
+// of the connection there is.
+func (o *Output) checkFrame(n int) error {
+	o.mu.Lock()
+	s := o.session
+	o.mu.Unlock()
+	if s == nil || uint64(n)+publishOverheadBytes <= s.welcome.FrameMax {
+		return nil
+	}
+	return s.tooLarge(o, n)
 }
 
 func (o *Output) newLoanState() *loanState {
@@ -124,8 +134,9 @@ func (l Loan) Truncate(n int) {
 
 // Publish sends the message, without a copy if it lies in shared memory. It waits
 // as Send does. If it fails the loan is still the caller's: Publish again, or
-// Discard. If the connection was lost since the loan was taken, the payload is
-// copied to memory of the new one.
+// Discard. If the connection was lost since the loan was taken, or a small message
+// has to go to a lane that was not there then, the payload is copied to where it
+// belongs now.
 //
 // Errors: ErrLoanSpent if the loan was published or discarded before, and those
 // of Send.
@@ -135,17 +146,16 @@ func (l Loan) Publish(ctx context.Context, metadata ...Attr) error {
 	}
 	rec, o := l.state.rec, l.output
 	for {
-		var err error
-		if rec.session == nil {
-			err = o.post(ctx, outgoing{payload: rec.lease.buffer}, metadata)
-		} else {
-			err = o.post(ctx, outgoing{session: rec.session, lease: rec.lease}, metadata)
+		out := outgoing{payload: rec.lease.buffer}
+		if rec.estate != nil {
+			out = outgoing{estate: rec.estate, lease: rec.lease}
 		}
+		err := o.post(ctx, &out, metadata)
 		if err == nil {
 			l.finish()
 			return nil
 		}
-		if !errors.Is(err, errLinkDown) {
+		if !isElsewhere(err) {
 			return err
 		}
 		if err := rec.move(ctx); err != nil {
@@ -154,24 +164,25 @@ func (l Loan) Publish(ctx context.Context, metadata ...Attr) error {
 	}
 }
 
-// move copies the payload out of a slot of a connection that is gone.
+// move copies the payload to where the message belongs now: out of a slot of a
+// connection that is gone, or into one because a lane was started.
 func (rec *loanRecord) move(ctx context.Context) error {
-	o, old := rec.output, rec.lease
+	o, old, gone := rec.output, rec.lease, rec.estate
 	size := len(old.buffer)
 	for {
-		s, err := o.current(ctx)
+		e, err := o.place(ctx, size)
 		if err != nil {
 			return err
 		}
-		if s == rec.session {
+		if e == gone && (e == nil || !old.entry.region.foreign.Load()) {
 			return nil
 		}
 		var l lease
-		if s.inline(size) {
+		if e == nil {
 			rec.heap = append(rec.heap[:0], old.buffer...)
 			l.buffer = rec.heap
 		} else {
-			l, err = s.memory.take(ctx, size, o)
+			l, err = e.memory.take(ctx, size, o)
 			if errors.Is(err, errLinkDown) {
 				continue
 			}
@@ -181,12 +192,10 @@ func (rec *loanRecord) move(ctx context.Context) error {
 			copy(l.buffer, old.buffer)
 		}
 		o.n.stats.copied(size)
-		gone := rec.session
-		if l.token == 0 {
-			s = nil
+		rec.estate, rec.lease = e, l
+		if gone != nil {
+			gone.memory.discard(old.token)
 		}
-		rec.session, rec.lease = s, l
-		gone.memory.discard(old.token)
 		return nil
 	}
 }
@@ -201,7 +210,7 @@ func (l Loan) finish() {
 
 func (o *Output) keepLoanState(st *loanState) {
 	rec := st.rec
-	rec.output, rec.session, rec.lease = nil, nil, lease{}
+	rec.output, rec.estate, rec.lease = nil, nil, lease{}
 	if cap(rec.heap) > loanBufferBytesKept {
 		rec.heap = nil
 	}
@@ -218,11 +227,11 @@ func (l Loan) Discard() {
 	}
 	rec, o := l.state.rec, l.output
 	o.mu.Lock()
-	s, token := rec.session, rec.lease.token
+	e, token := rec.estate, rec.lease.token
 	o.keepLoanState(l.state)
 	o.mu.Unlock()
-	if s != nil {
-		s.memory.discard(token)
+	if e != nil {
+		e.memory.discard(token)
 	}
 }
 
@@ -233,8 +242,8 @@ func lostLoan(rec *loanRecord) {
 	if o == nil {
 		return // an unused state
 	}
-	if rec.session != nil {
-		rec.session.memory.discard(rec.lease.token)
+	if rec.estate != nil {
+		rec.estate.memory.discard(rec.lease.token)
 	}
 	count := o.n.stats.forgotten.Add(1)
 	o.n.log.Warn("loan was garbage collected without Publish or Discard",

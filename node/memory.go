@@ -5,47 +5,79 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
 )
 
-// memory is the sending side's shared memory of one session: the regions leased
-// to it, and who has which slot. A slot is free, loaned (the user writes) or
-// published (receivers read, until the broker says Done).
+// memory is the sending side of an estate: the regions leased to this node, and
+// who has which slot. A slot is free, loaned (the user writes) or published:
+// receivers read, until the broker says Done and the bits of all lanes in the
+// slot's ledger word are clear.
 type memory struct {
-	s *session
+	e *estate
 
 	mu       sync.Mutex // guards what follows
+	link     *link      // nil while there is no broker to ask
 	slots    *shmpool.Slots
 	regions  map[wire.RegionID]*leasedRegion
+	last     *leasedRegion // of the slot taken last; most come in runs
 	classes  map[uint64]*slotClass
 	requests map[uint32]*slotClass // not answered yet
 	request  uint32
-	tokens   []tokenEntry
+	tokens   []*tokenEntry
 	spare    []uint32 // unused entries of tokens
-	used     waiters  // for slots, grants and denials
-	over     bool     // the connection is gone
-	untold   []func() // log lines that unlock writes
+	lent     lentList // published on lanes, oldest first but for those that were looked at
+	serial   uint64   // of the last message published on lanes
+	lanes    map[wire.RegionID]*laneOut
+	bell     *lane.Bell // the node's own; nil while it has no lanes
+	clock    time.Time  // of the last message, for what needs no better
+	over     bool       // nothing new can be had here
+
+	changes uint64   // what waiters wait for: slots, grants and denials
+	waiting int      // how many do
+	untold  []func() // log lines that unlock writes
 }
 
-// unlock gives up m.mu and then writes what there is to log: the log's handler is
-// the user's, and may ask the node something.
-func (m *memory) unlock() {
+// unlock gives up m.mu and then does what must not be done under it: it rouses
+// those who wait for a change, and writes what there is to log, because the log's
+// handler is the user's, and may ask the node something.
+func (m *memory) unlock(changed bool) {
+	if changed {
+		m.changes++
+	}
+	rouse := changed && m.waiting > 0
 	untold := m.untold
 	m.untold = nil
 	m.mu.Unlock()
+	if rouse {
+		m.e.n.sleeper.rouse()
+	}
 	for _, tell := range untold {
 		tell()
 	}
 }
 
 type leasedRegion struct {
+	id      wire.RegionID
+	name    string
 	mapping *shmpool.Mapping
+	ledger  lane.Ledger
 	class   *slotClass
-	used    int
+	used    int       // slots that are not free, those in quarantine included
 	idleAt  time.Time // since when no slot is in use
+
+	// foreign: the broker that is there now does not know the region.
+	foreign atomic.Bool
+	// retired: no new message goes into it.
+	retired bool
+	// quarantine has the slots of which nobody can tell any more when their
+	// readers are done. They are not used again; when all others are free the
+	// region is given up with them in it.
+	quarantine []*tokenEntry
 }
 
 // slotClass is what is known of one slot size.
@@ -55,6 +87,7 @@ type slotClass struct {
 	request   uint32 // not answered yet; 0: none
 	asked     uint32 // slots asked for by it
 	small     bool   // the next request asks for one slot
+	reserve   uint32 // the next request asks for at least so many, if a region may have them
 	usedAt    time.Time
 
 	denials  uint64 // counted, so that waiters see a new one
@@ -69,47 +102,65 @@ const (
 	slotFree slotState = iota
 	slotLoaned
 	slotPublished
+	slotQuarantined
 )
 
 // tokenEntry is the slot that a token stands for. A token is the index of its
-// entry and a generation, so that a late one cannot hit another message.
+// entry and a generation, so that a late one cannot hit another message. While
+// the slot is loaned the entry is its user's, who needs no lock for it.
 type tokenEntry struct {
 	slot       shmpool.Slot
+	region     *leasedRegion
 	generation uint32
+	index      uint32
 	state      slotState
+
+	brokered   bool   // the broker has not said Done
+	mask       uint64 // bits that were set in the ledger word, of lanes that still count
+	serial     uint64
+	meta       wire.Token // the slot with the metadata, if they have one of their own
+	seq        wire.Seq   // 0 for metadata
+	size       int
+	prev, next *tokenEntry
 }
 
-func newMemory(s *session) *memory {
+func (e *tokenEntry) token() wire.Token {
+	return wire.Token(uint64(e.generation)<<32 | uint64(e.index) + 1)
+}
+
+func newMemory(e *estate) *memory {
 	return &memory{
-		s: s, slots: shmpool.NewSlots(),
+		e: e, slots: shmpool.NewSlots(),
 		regions:  make(map[wire.RegionID]*leasedRegion),
 		classes:  make(map[uint64]*slotClass),
 		requests: make(map[uint32]*slotClass),
+		lanes:    make(map[wire.RegionID]*laneOut),
 	}
 }
 
 // lease is one slot in the hands of the user.
 type lease struct {
-	token  wire.Token
-	region wire.RegionID
-	offset uint64
-	buffer []byte // as long as was asked for
+	entry  *tokenEntry
+	token  wire.Token // 0: no slot
+	slot   []byte     // all of it
+	buffer []byte     // its start, as long as was asked for
 }
 
 // take finds a slot for size bytes: at once if one is free, else when one becomes
 // free or the broker grants a region. If the broker denies it, an output with a
 // block receiver goes on waiting, others get ErrNoMemory. It takes a hold of the
-// session.
+// estate.
 func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
-	slotBytes := shmpool.SlotClass(uint64(size))
-	if slotBytes == 0 {
-		return lease{}, fmt.Errorf("%w: output %q: %d bytes, a message may have %d; send it in parts",
-			ErrTooLarge, o.id, size, uint64(shmpool.SlotBytesMax))
-	}
 	m.mu.Lock()
-	if l, ok := m.takeLocked(size); ok {
+	if l, ok := m.tryLocked(size, pollFew); ok {
 		m.mu.Unlock()
 		return l, nil
+	}
+	slotBytes := shmpool.SlotClass(uint64(size))
+	if slotBytes == 0 {
+		m.mu.Unlock()
+		return lease{}, fmt.Errorf("%w: output %q: %d bytes, a message may have %d; send it in parts",
+			ErrTooLarge, o.id, size, uint64(shmpool.SlotBytesMax))
 	}
 	c := m.class(slotBytes)
 	seen := c.denials
@@ -118,13 +169,13 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 			m.mu.Unlock()
 			return lease{}, errLinkDown
 		}
-		if l, ok := m.takeLocked(size); ok {
+		if l, ok := m.tryLocked(size, pollAll); ok {
 			m.mu.Unlock()
 			return l, nil
 		}
 		denied := c.denials != seen
 		if denied {
-			if err := denialOf(c.denied, o, size); err != nil {
+			if err := m.denialOf(c.denied, o, size); err != nil {
 				m.mu.Unlock()
 				return lease{}, err
 			}
@@ -132,42 +183,95 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 				c.toldAt = now
 				cause := c.denied
 				m.untold = append(m.untold, func() {
-					m.s.n.log.Warn("waiting for shared memory", "output", o.id, "bytes", size, "error", cause)
+					m.e.n.log.Warn("waiting for shared memory", "output", o.id, "bytes", size, "error", cause)
 				})
 			}
 		}
-		if c.request == 0 && len(m.requests) < requestsMax && (!denied || time.Since(c.deniedAt) >= denialPause) {
+		if !denied || time.Since(c.deniedAt) >= denialPause {
 			m.requestRegion(c)
 		}
-		one := m.used.add()
-		m.unlock()
-		if err := m.wait(ctx, one, denied); err != nil {
+		if err := m.waitUnlock(ctx, size, denied); err != nil {
 			return lease{}, err
 		}
 		m.mu.Lock()
 	}
 }
 
+// tryLocked takes a slot if one is free, after looking which ones the receivers
+// on lanes have done with: at a few, and at all of them if need be.
+func (m *memory) tryLocked(size, poll int) (lease, bool) {
+	if m.lent.first != nil {
+		m.poll(poll)
+	}
+	if l, ok := m.takeLocked(size); ok {
+		return l, true
+	}
+	if poll == pollAll || m.lent.first == nil || m.poll(pollAll) == 0 {
+		return lease{}, false
+	}
+	return m.takeLocked(size)
+}
+
 // denialOf returns what a denial means to a sender; nil if it may wait.
-func denialOf(cause error, o *Output, size int) error {
+func (m *memory) denialOf(cause error, o *Output, size int) error {
 	switch {
 	case errors.Is(cause, wire.ErrTooLarge): // waiting does not help
 		return fmt.Errorf("%w: output %q: %d bytes: %w", ErrTooLarge, o.id, size, cause)
 	case o.blocks():
 		return nil
 	}
+	if holders := m.holders(); holders != "" {
+		return fmt.Errorf("%w: output %q: %d bytes: %w; %s", ErrNoMemory, o.id, size, cause, holders)
+	}
 	return fmt.Errorf("%w: output %q: %d bytes: %w", ErrNoMemory, o.id, size, cause)
 }
 
-// wait waits for a change, after a denial no longer than denialPause.
-func (m *memory) wait(ctx context.Context, one *waiter, denied bool) error {
-	if !denied {
-		return m.used.wait(ctx, &m.mu, one)
+// waitUnlock gives up m.mu and waits for a change, after a denial no longer than
+// denialPause.
+func (m *memory) waitUnlock(ctx context.Context, size int, denied bool) error {
+	w := memoryWaitPool.Get().(*memoryWait)
+	*w = memoryWait{m: m, seen: m.changes, size: size}
+	m.waiting++
+	m.unlock(false)
+	var err error
+	if denied {
+		pause, cancel := context.WithTimeout(ctx, denialPause)
+		_ = m.e.n.sleeper.wait(pause, w)
+		cancel()
+		err = ctx.Err()
+	} else {
+		err = m.e.n.sleeper.wait(ctx, w)
 	}
-	pause, cancel := context.WithTimeout(ctx, denialPause)
-	defer cancel()
-	_ = m.used.wait(pause, &m.mu, one)
-	return ctx.Err()
+	m.mu.Lock()
+	m.waiting--
+	m.mu.Unlock()
+	*w = memoryWait{}
+	memoryWaitPool.Put(w)
+	return err
+}
+
+// memoryWait is what one caller of take waits for.
+type memoryWait struct {
+	m    *memory
+	seen uint64
+	size int
+}
+
+var memoryWaitPool = sync.Pool{New: func() any { return new(memoryWait) }}
+
+// ready announces to the receivers that slots are wanted, and looks after that:
+// whoever clears a bit later rings.
+func (w *memoryWait) ready() bool {
+	m := w.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.over {
+		return true
+	}
+	if m.bell != nil {
+		m.bell.WantMemory()
+	}
+	return m.changes != w.seen || m.lent.first != nil && m.poll(pollAll) > 0
 }
 
 // takeLocked takes a free slot and gives it a token.
@@ -179,24 +283,28 @@ func (m *memory) takeLocked(size int) (lease, bool) {
 	if !ok {
 		return lease{}, false
 	}
-	r := m.regions[slot.Region]
+	r := m.last
+	if r == nil || r.id != slot.Region {
+		r = m.regions[slot.Region]
+		m.last = r
+	}
 	r.used++
-	i := len(m.tokens)
+	var e *tokenEntry
 	if last := len(m.spare) - 1; last >= 0 {
-		i = int(m.spare[last])
+		e = m.tokens[m.spare[last]]
 		m.spare = m.spare[:last]
 	} else {
-		m.tokens = append(m.tokens, tokenEntry{})
+		e = &tokenEntry{index: uint32(len(m.tokens))}
+		m.tokens = append(m.tokens, e)
 	}
-	e := &m.tokens[i]
-	e.slot, e.state = slot, slotLoaned
+	e.slot, e.region, e.state = slot, r, slotLoaned
 	e.generation++
-	m.s.hold()
-	return lease{
-		token:  wire.Token(uint64(e.generation)<<32 | uint64(i) + 1),
-		region: slot.Region, offset: slot.Offset,
-		buffer: m.slots.Payload(slot)[:size:size],
-	}, true
+	m.e.hold()
+	whole, err := r.mapping.Slice(slot.Offset, slot.Bytes)
+	if err != nil {
+		panic(fmt.Sprintf("node: slot %d of region %d: %v", slot.Index, uint64(slot.Region), err))
+	}
+	return lease{entry: e, token: e.token(), slot: whole, buffer: whole[:size:size]}, true
 }
 
 // entry finds what a token stands for; nil if it is not outstanding.
@@ -205,7 +313,7 @@ func (m *memory) entry(token wire.Token, state slotState) *tokenEntry {
 	if i == 0 || i > uint64(len(m.tokens)) {
 		return nil
 	}
-	e := &m.tokens[i-1]
+	e := m.tokens[i-1]
 	if e.state != state || uint64(e.generation) != uint64(token)>>32 {
 		return nil
 	}
@@ -213,44 +321,42 @@ func (m *memory) entry(token wire.Token, state slotState) *tokenEntry {
 }
 
 // freeLocked makes a slot available again.
-func (m *memory) freeLocked(e *tokenEntry, token wire.Token, now time.Time) {
-	slot := e.slot
-	e.state = slotFree
-	m.spare = append(m.spare, uint32(token)-1)
-	r := m.regions[slot.Region]
+func (m *memory) freeLocked(e *tokenEntry, now time.Time) {
+	r := e.region
+	m.forget(e)
 	r.used--
 	r.class.usedAt = now
 	if r.used == 0 {
 		r.idleAt = now
 	}
-	if m.slots.Free(slot) {
-		m.giveBack(slot.Region)
-	}
+	_ = m.slots.Free(e.slot)
+	m.checkDrained(r)
 }
 
-// publish marks a loaned slot as published, before its Publish can be answered.
-func (m *memory) publish(token wire.Token) {
-	m.mark(token, slotLoaned, slotPublished)
+// forget ends a token.
+func (m *memory) forget(e *tokenEntry) {
+	e.state, e.mask, e.brokered, e.meta, e.seq, e.size = slotFree, 0, false, 0, 0, 0
+	m.spare = append(m.spare, e.index)
+}
+
+// publish marks a loaned slot as published with the broker, before its Publish
+// can be answered.
+func (m *memory) publish(l lease) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l.entry.state, l.entry.brokered = slotPublished, true
 }
 
 // unpublish undoes publish: the message could not be appended.
-func (m *memory) unpublish(token wire.Token) {
-	m.mark(token, slotPublished, slotLoaned)
-}
-
-func (m *memory) mark(token wire.Token, from, to slotState) {
+func (m *memory) unpublish(l lease) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := m.entry(token, from)
-	if e == nil {
-		panic(fmt.Sprintf("node: token %d is not in state %d", uint64(token), from))
-	}
-	e.state = to
+	l.entry.state, l.entry.brokered = slotLoaned, false
 }
 
-// published ends the user's hold of the session after publish. If that was the
-// last one the session is buried, so it is called without locks.
-func (m *memory) published() { m.s.drop() }
+// published ends the user's hold of the estate after publish. If that was the
+// last one the estate is buried, so it is called without locks.
+func (m *memory) published() { m.e.drop() }
 
 // discard gives an unpublished slot back.
 func (m *memory) discard(token wire.Token) {
@@ -260,26 +366,38 @@ func (m *memory) discard(token wire.Token) {
 		m.mu.Unlock()
 		panic(fmt.Sprintf("node: token %d is not on loan", uint64(token)))
 	}
-	m.freeLocked(e, token, time.Now())
-	m.used.wakeAll()
-	m.unlock()
-	m.s.drop()
+	m.freeLocked(e, time.Now())
+	m.unlock(true)
+	m.e.drop()
 }
 
-// settle frees the slots of messages that all receivers are done with.
+// settle takes the broker's word that all its receivers of some messages are done
+// with them.
 func (m *memory) settle(tokens []wire.Token) error {
 	now := time.Now()
 	m.mu.Lock()
-	defer m.unlock()
+	defer m.unlock(true)
 	for _, token := range tokens {
 		e := m.entry(token, slotPublished)
-		if e == nil {
+		if e == nil || !e.brokered {
 			return wire.Errorf(wire.CodeProtocol, "done: token %d is not outstanding", uint64(token))
 		}
-		m.freeLocked(e, token, now)
+		m.settleLocked(e, now)
 	}
-	m.used.wakeAll()
 	return nil
+}
+
+func (m *memory) settleLocked(e *tokenEntry, now time.Time) {
+	e.brokered = false
+	if e.mask == 0 {
+		m.freeLocked(e, now)
+		return
+	}
+	e.region.ledger.Clear(e.slot.Index, lane.BrokerBit)
+	if !e.held() {
+		m.lent.remove(e)
+		m.freeLocked(e, now)
+	}
 }
 
 func (m *memory) class(slotBytes uint64) *slotClass {
@@ -292,13 +410,35 @@ func (m *memory) class(slotBytes uint64) *slotClass {
 	return c
 }
 
-// close ends the use of this memory for new messages. Loans stay writable until
-// the session is buried.
-func (m *memory) close() {
+func (m *memory) setBell(b *lane.Bell) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.over = true
-	m.used.wakeAll()
+	m.bell = b
+}
+
+// attach gives the memory a broker to ask.
+func (m *memory) attach(l *link) {
+	m.mu.Lock()
+	m.link = l
+	m.unlock(true)
+}
+
+// detach takes it away. What was asked for will not be answered.
+func (m *memory) detach() {
+	m.mu.Lock()
+	m.link = nil
+	for request := range m.requests {
+		m.answered(request)
+	}
+	m.unlock(true)
+}
+
+// close ends the use of this memory for new messages. Loans stay writable until
+// the estate is buried.
+func (m *memory) close() {
+	m.mu.Lock()
+	m.over, m.link = true, nil
+	m.unlock(true)
 }
 
 // unmap is the last act.
@@ -311,6 +451,12 @@ func (m *memory) unmap() error {
 		delete(m.regions, id)
 	}
 	return errors.Join(errs...)
+}
+
+func (m *memory) regionCount() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.regions)
 }
 
 func (m *memory) stats() shmpool.SlotsStats {

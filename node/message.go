@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -39,13 +40,18 @@ type record struct {
 	prev, next *record // in owner.held
 	held       bool
 
-	session *session
+	session *session // if it came through the broker
+	estate  *estate  // if it is in shared memory
 	input   *input
 	chunk   *chunk      // of metadata and inline payload, may be nil
 	view    shmpool.Ref // of a payload in shared memory
 	token   wire.Token
 	region  wire.RegionID
 	offset  uint64
+
+	lane   *laneIn // if it came on one
+	ledger lane.Ledger
+	own    []byte // metadata of messages on lanes; kept from message to message
 
 	seq      wire.Seq
 	timeNS   int64
@@ -69,7 +75,7 @@ func (r *receiver) newState() *state {
 
 // keepState makes a state available again, with r.mu held.
 func (r *receiver) keepState(st *state) {
-	*st.rec = record{}
+	*st.rec = record{own: st.rec.own[:0]}
 	if len(r.free) < statesKept {
 		r.free = append(r.free, st)
 	}
@@ -131,7 +137,8 @@ func (m Message) Release() {
 // release ends a held message. st is nil if the garbage collector has it.
 func (r *receiver) release(rec *record, st *state) {
 	r.mu.Lock()
-	s, c, view, token, region := rec.session, rec.chunk, rec.view, rec.token, rec.region
+	s, e, l, c, view, token, region := rec.session, rec.estate, rec.lane, rec.chunk, rec.view, rec.token, rec.region
+	ledger := rec.ledger
 	r.held.remove(rec)
 	verdict := appendDone
 	if token != 0 {
@@ -148,11 +155,15 @@ func (r *receiver) release(rec *record, st *state) {
 	if c != nil {
 		c.release()
 	}
-	if region != 0 {
-		s.unview(view)
+	if l != nil {
+		l.done(ledger, view.SlotIndex())
+		l.unref()
 	}
-	if token != 0 {
-		s.drop()
+	if region != 0 {
+		e.unview(view)
+	}
+	if token != 0 || l != nil {
+		e.drop()
 	}
 }
 

@@ -29,9 +29,11 @@ type Node struct {
 
 	stats    counters
 	receiver receiver
+	sleeper  *sleeper
 
 	mu      sync.Mutex // guards what follows
 	session *session   // nil while the broker is away
+	estate  *estate    // of that session, or of the one before if another broker may adopt it; written by the goroutine that reads
 	closing bool
 	outputs map[string]*Output
 	order   []string               // ids of the outputs as the dataflow lists them
@@ -55,7 +57,7 @@ func Connect(ctx context.Context, cfg Config) (*Node, error) {
 	n.log = n.cfg.Logger
 	n.life, n.die = context.WithCancel(context.Background())
 	n.receiver.n = n
-	n.receiver.ready = make(chan struct{}, 1)
+	n.sleeper = newSleeper(n.cfg.Spin)
 	s, err := n.redial(ctx, false)
 	if err != nil {
 		n.die()
@@ -179,9 +181,13 @@ func (n *Node) current() *session {
 // attach puts a new connection to use.
 func (n *Node) attach(s *session, again bool) {
 	n.mu.Lock()
-	n.session = s
+	before := n.estate
+	n.session, n.estate = s, s.estate
 	closing := n.closing
 	n.mu.Unlock()
+	if before != nil && before != s.estate {
+		before.leave(before.instance != s.welcome.Instance)
+	}
 	n.receiver.setInputs(s, s.ports.Inputs)
 	n.receiver.attach(s, again)
 	n.bindOutputs(s, s.ports.Outputs)
@@ -204,6 +210,34 @@ func (n *Node) detach(s *session) {
 		o.unbind(s)
 	}
 	n.receiver.detach(s)
+	s.estate.memory.detach()
+	if !s.estate.carries() {
+		n.leaveEstate()
+	}
+}
+
+// leaveEstate gives up what no broker is to adopt.
+func (n *Node) leaveEstate() {
+	n.mu.Lock()
+	e := n.estate
+	n.estate = nil
+	n.mu.Unlock()
+	if e != nil {
+		e.leave(false)
+	}
+}
+
+func (n *Node) currentEstate() *estate {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.estate
+}
+
+// boundTo returns the outputs of a session.
+func (n *Node) boundTo(s *session) []*Output {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.bound[s])
 }
 
 // bindOutputs takes over what the broker says about the outputs.

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
+	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -21,24 +21,43 @@ type Output struct {
 	n  *Node
 	id string
 
-	receivers atomic.Int64
-	waits     atomic.Bool // the window is finite: a receiver has policy block
+	receivers  atomic.Int64
+	waits      atomic.Bool // the window is finite: a receiver on the brokered path has policy block
+	laneBlocks atomic.Bool // a receiver on a lane has policy block
 
-	mu      sync.Mutex // guards what follows
-	session *session   // nil while the broker is away
-	index   wire.OutputIndex
-	open    bool // as the last Ports says
-	told    bool // that it is closed here: at most once for each opening by the broker
-	epoch   uint32
-	window  uint64 // Publishes allowed since the broker opened this index; 0 until the first Flow
-	count   uint64 // Publishes made since then
-	seq     wire.Seq
-	closed  error // not nil: why nothing more can be published
-	changed waiters
-	publish wire.Publish // scratch
-	meta    []byte       // scratch
-	failed  sendFailures
-	loans   []*loanState // unused
+	mu       sync.Mutex // guards what follows
+	session  *session   // nil while the broker is away
+	estate   *estate    // of that session, or of the one before
+	index    wire.OutputIndex
+	open     bool // as the last Ports says
+	told     bool // that it is closed here: at most once for each opening by the broker
+	epoch    uint32
+	window   uint64 // Publishes allowed since the broker opened this index; 0 until the first Flow
+	count    uint64 // Publishes made since then
+	flowed   bool   // a Flow has come since then: the broker takes messages
+	brokered uint32 // receivers that need the broker, as the last Flow says
+	seq      wire.Seq
+	closed   error        // not nil: why nothing more can be published
+	changes  uint64       // of all that waiters wait for
+	waiting  int          // how many do
+	publish  wire.Publish // scratch
+	meta     []byte       // scratch
+	failed   sendFailures
+	loans    []*loanState // unused
+
+	lanes     []*laneOut // that messages go to
+	granted   []*laneOut // not started yet
+	half      halfway
+	awayWaits bool // without a broker nothing may go out: a receiver with policy block would miss it
+	// Lanes found closed whose LaneClose has not come yet, and those of them whose
+	// receiver has policy block.
+	shutLanes, shutBlocks int
+	descriptor            lane.Descriptor // scratch
+	victims               []victim        // scratch
+	toRing                []*peerBell     // scratch
+
+	ringMu  sync.Mutex // guards ringing, and keeps the bells in it mapped
+	ringing []*peerBell
 }
 
 // ID returns the output's id.
@@ -48,8 +67,16 @@ func (o *Output) ID() string { return o.id }
 // while the broker is away.
 func (o *Output) Receivers() int { return int(o.receivers.Load()) }
 
+// Lanes returns how many of the receivers get their messages on lanes: straight
+// through shared memory, without the broker.
+func (o *Output) Lanes() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.lanes)
+}
+
 // blocks reports whether some receiver makes the sender wait.
-func (o *Output) blocks() bool { return o.waits.Load() }
+func (o *Output) blocks() bool { return o.waits.Load() || o.laneBlocks.Load() }
 
 // WaitReceivers waits until at least n receivers are connected. Errors: the
 // context's, ErrClosed, ErrOutputClosed.
@@ -71,63 +98,88 @@ func (o *Output) WaitReceivers(ctx context.Context, n int) error {
 }
 
 // waitUnlock gives up o.mu and waits for a change of the output's state.
-func (o *Output) waitUnlock(ctx context.Context) error {
-	one := o.changed.add()
+func (o *Output) waitUnlock(ctx context.Context) error { return o.waitFor(ctx, false) }
+
+// unlockChanged gives up o.mu and rouses those who wait for a change.
+func (o *Output) unlockChanged() {
+	o.changes++
+	rouse := o.waiting > 0
 	o.mu.Unlock()
-	return o.changed.wait(ctx, &o.mu, one)
+	if rouse {
+		o.n.sleeper.rouse()
+	}
 }
 
 // Send publishes a copy of payload, which is the caller's again on return. It
 // waits while the broker is away, while a receiver with policy block has no room,
-// and while the connection is congested.
+// and while the connection is congested. Receivers on lanes need no broker: while
+// it is away, messages go to those alone, unless another receiver has policy block.
 //
 // Errors: the context's (nothing was sent), ErrClosed, ErrOutputClosed,
 // ErrNoMemory, ErrTooLarge, ErrMetadata. A nil error means that the message is on
-// its way to the broker: if the connection is lost it may be lost too.
+// its way: if the connection is lost, those who do not have it on a lane may lose it.
 func (o *Output) Send(ctx context.Context, payload []byte, metadata ...Attr) error {
 	for {
-		s, err := o.current(ctx)
+		e, err := o.place(ctx, len(payload))
 		if err != nil {
 			return err
 		}
-		if s.inline(len(payload)) {
-			err = o.post(ctx, outgoing{payload: payload}, metadata)
+		if e == nil {
+			out := outgoing{payload: payload}
+			err = o.post(ctx, &out, metadata)
 		} else {
-			err = o.sendShared(ctx, s, payload, metadata)
+			err = o.sendShared(ctx, e, payload, metadata)
 		}
-		if !errors.Is(err, errLinkDown) {
+		if err == nil || !isElsewhere(err) {
 			return err
 		}
 	}
 }
 
+// isElsewhere reports whether a message has to be put to another place and tried
+// again there.
+func isElsewhere(err error) bool {
+	return errors.Is(err, errLinkDown) || errors.Is(err, errWantSlot)
+}
+
 // sendShared copies the payload to a slot and publishes that.
-func (o *Output) sendShared(ctx context.Context, s *session, payload []byte, metadata []Attr) error {
-	l, err := s.memory.take(ctx, len(payload), o)
+func (o *Output) sendShared(ctx context.Context, e *estate, payload []byte, metadata []Attr) error {
+	l, err := e.memory.take(ctx, len(payload), o)
 	if err != nil {
 		o.reportFailure(err, len(payload))
 		return err
 	}
 	copy(l.buffer, payload)
 	o.n.stats.copied(len(payload))
-	if err := o.post(ctx, outgoing{session: s, lease: l}, metadata); err != nil {
-		s.memory.discard(l.token)
+	out := outgoing{estate: e, lease: l}
+	if err := o.post(ctx, &out, metadata); err != nil {
+		e.memory.discard(l.token)
 		return err
 	}
 	return nil
 }
 
-// current returns the connection to send on, and waits for one.
-func (o *Output) current(ctx context.Context) (*session, error) {
+// place returns where a message of n bytes belongs now: in shared memory of an
+// estate, or (nil) in the frame. It waits while there is nobody to send to.
+func (o *Output) place(ctx context.Context, n int) (*estate, error) {
 	for {
 		o.mu.Lock()
-		if err := o.closed; err != nil {
+		s := o.session
+		switch {
+		case o.closed != nil:
+			err := o.closed
 			o.mu.Unlock()
 			return nil, err
-		}
-		if s := o.session; s != nil {
+		case len(o.lanes) > 0:
+			e := o.estate
 			o.mu.Unlock()
-			return s, nil
+			return e, nil
+		case s != nil:
+			o.mu.Unlock()
+			if s.inline(n) {
+				return nil, nil
+			}
+			return s.estate, nil
 		}
 		if err := o.waitUnlock(ctx); err != nil {
 			return nil, err
@@ -138,112 +190,6 @@ func (o *Output) current(ctx context.Context) (*session, error) {
 // inline reports whether a payload of n bytes goes into the frame.
 func (s *session) inline(n int) bool {
 	return !s.local || n <= int(s.welcome.InlineMax)
-}
-
-// outgoing is a message to publish: inline (payload) or a slot of a session.
-type outgoing struct {
-	payload []byte
-	session *session // not nil: lease is set, and good for this session only
-	lease   lease
-}
-
-// post publishes one message. It is the one place where messages leave a node.
-// It returns errLinkDown if the message's slot belongs to a connection that is
-// gone.
-func (o *Output) post(ctx context.Context, out outgoing, metadata []Attr) error {
-	for {
-		o.mu.Lock()
-		s := o.session
-		switch {
-		case o.closed != nil:
-			err := o.closed
-			o.mu.Unlock()
-			return err
-		case out.session != nil && out.session != s:
-			o.mu.Unlock()
-			return errLinkDown
-		case s == nil || o.count >= o.window:
-			if err := o.waitUnlock(ctx); err != nil {
-				return err
-			}
-			continue
-		}
-		verdict, err := o.append(s, &out, metadata)
-		if err == nil && verdict == appendDown {
-			// The reader is about to find out, and will take the session away.
-			err = o.waitUnlock(ctx)
-		} else {
-			o.mu.Unlock()
-		}
-		if verdict >= appendDone && out.session != nil {
-			s.memory.published()
-		}
-		switch {
-		case err != nil:
-			if errors.Is(err, ErrTooLarge) {
-				o.reportFailure(err, len(out.payload))
-			}
-			return err
-		case verdict == appendFull:
-			if err := s.link.waitRoom(ctx); err != nil {
-				return err
-			}
-		case verdict == appendWrite:
-			s.link.flush()
-			return nil
-		case verdict == appendDone:
-			return nil
-		}
-	}
-}
-
-// append numbers the message and appends it to the connection's buffer, with o.mu
-// held.
-func (o *Output) append(s *session, out *outgoing, metadata []Attr) (appended, error) {
-	p := &o.publish
-	*p = wire.Publish{Output: o.index, Epoch: o.epoch, Seq: o.seq + 1}
-	if len(metadata) > 0 {
-		o.meta = wire.AppendMetadata(o.meta[:0], metadata)
-		if err := wire.ValidateMetadata(o.meta); err != nil {
-			return appendDown, fmt.Errorf("node: output %q: %w", o.id, err)
-		}
-		p.Metadata = o.meta
-	}
-	now := time.Now()
-	p.TimeNS = now.UnixNano()
-	size := len(out.payload)
-	shared := out.session != nil
-	if shared {
-		l := &out.lease
-		size = len(l.buffer)
-		p.Token, p.Region, p.Offset = l.token, l.region, l.offset
-		s.memory.publish(l.token)
-	} else {
-		if total := uint64(size) + uint64(len(p.Metadata)) + publishOverheadBytes; total > s.welcome.FrameMax {
-			return appendDown, s.tooLarge(o, size)
-		}
-		if p.Payload = out.payload; p.Payload == nil {
-			p.Payload = []byte{}
-		}
-	}
-	p.Length = uint64(size)
-	verdict := s.link.append(p, now, true)
-	p.Payload, p.Metadata = nil, nil
-	if verdict < appendDone {
-		if shared {
-			s.memory.unpublish(out.lease.token)
-		}
-		return verdict, nil
-	}
-	o.seq++
-	o.count++
-	stats := &o.n.stats
-	stats.published.Add(1)
-	stats.publishedBytes.Add(uint64(size))
-	if !shared {
-		stats.copied(size)
-	}
-	return verdict, nil
 }
 
 func (s *session) tooLarge(o *Output, size int) error {
@@ -265,16 +211,29 @@ func (o *Output) Close() error {
 	}
 	o.closed = fmt.Errorf("%w: %q", ErrOutputClosed, o.id)
 	o.receivers.Store(0)
-	o.changed.wakeAll()
 	o.failed.flush(o.session, o.index)
 	o.tellClosed()
-	o.mu.Unlock()
+	if o.session == nil {
+		o.closeLanes()
+	}
+	o.ringUnlock(true)
 	return nil
 }
 
+// closeLanes closes the lanes, because there is no broker to do it; with o.mu
+// held, which is given up with ringUnlock.
+func (o *Output) closeLanes() {
+	o.toRing = o.toRing[:0]
+	for _, l := range o.lanes {
+		l.producer.CloseByOwner()
+		o.toRing = append(o.toRing, l.bell)
+	}
+}
+
 // tellClosed sends OutputClose if the broker does not know it yet, with o.mu held.
+// A message that is halfway published goes first.
 func (o *Output) tellClosed() {
-	if o.session != nil && o.open && !o.told {
+	if o.session != nil && o.open && !o.told && !o.half.active {
 		o.told = o.session.link.send(&wire.OutputClose{Output: o.index})
 	}
 }
@@ -283,15 +242,15 @@ func (o *Output) tellClosed() {
 // closed stays closed there.
 func (o *Output) bind(s *session, index wire.OutputIndex, open bool) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	defer o.unlockChanged()
 	if o.session != s || o.index != index {
-		o.session, o.index, o.count, o.open = s, index, 0, false
+		o.session, o.estate, o.index, o.count, o.open = s, s.estate, index, 0, false
 	}
 	if open && !o.open {
-		// Nothing may go out before the first Flow, nor, when a reload has brought
-		// the output back, before the next one: its epoch says which receivers
+		// Nothing may go to the broker before the first Flow, nor, when a reload has
+		// brought the output back, before the next one: its epoch says which receivers
 		// with policy block the message is for. The count goes on.
-		o.epoch, o.window, o.told = 0, 0, false
+		o.epoch, o.window, o.flowed, o.told = 0, 0, false, false
 		o.receivers.Store(0)
 		o.waits.Store(false)
 	}
@@ -308,18 +267,23 @@ func (o *Output) bind(s *session, index wire.OutputIndex, open bool) {
 		o.tellClosed()
 	}
 	o.failed.flush(s, index)
-	o.changed.wakeAll()
 }
 
-// unbind takes the session away until the next bind.
+// unbind takes the session away until the next bind. Lanes that no broker would
+// close any more are as good as gone.
 func (o *Output) unbind(s *session) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.session == s {
-		o.session = nil
-		o.receivers.Store(0)
-		o.changed.wakeAll()
+	defer o.unlockChanged()
+	if o.session != s {
+		return
 	}
+	if o.flowed {
+		o.awayWaits = o.waits.Load() && o.brokered > 0
+	}
+	o.awayWaits = o.awayWaits || o.shutBlocks > 0
+	o.session, o.flowed, o.shutLanes, o.shutBlocks = nil, false, 0, 0
+	o.receivers.Store(0)
+	o.finishHalf()
 }
 
 var errOutputRemoved = errors.New("the dataflow does not have it any more")
@@ -327,7 +291,7 @@ var errOutputRemoved = errors.New("the dataflow does not have it any more")
 // end makes all further calls return err.
 func (o *Output) end(err error) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	defer o.unlockChanged()
 	if o.closed == nil {
 		o.closed = err
 	}
@@ -336,20 +300,20 @@ func (o *Output) end(err error) {
 		o.receivers.Store(0)
 	}
 	o.failed.flush(o.session, o.index)
-	o.changed.wakeAll()
 }
 
 // flow takes over what the broker says about the output's receivers.
 func (o *Output) flow(s *session, m *wire.Flow) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	defer o.unlockChanged()
 	if o.session != s || o.index != m.Output {
 		return // it is for a position of before, which is closed
 	}
-	o.epoch, o.window = m.Epoch, m.Window
+	o.epoch, o.window, o.brokered = m.Epoch, m.Window, m.Brokered
+	o.flowed, o.awayWaits = true, false
 	o.waits.Store(m.Window != wire.WindowUnlimited)
 	if o.closed == nil {
 		o.receivers.Store(int64(m.Receivers))
 	}
-	o.changed.wakeAll()
+	o.finishHalf()
 }

@@ -17,7 +17,7 @@ type pendingEvents struct {
 // post queues an event other than a message.
 func (r *receiver) post(ev Event) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlockLook()
 	if r.closed != nil {
 		return
 	}
@@ -45,7 +45,6 @@ func (r *receiver) post(ev Event) {
 		p.errors++
 	}
 	r.queue.push().event = &ev
-	r.wake()
 }
 
 // behind notes that a message of an input is queued: if the input is closed
@@ -77,6 +76,7 @@ func (r *receiver) postReconnected(reason string) {
 	for range r.queue.len() {
 		q := r.queue.pop()
 		switch ev := q.event; {
+		case ev == nil: // a lane starts
 		case ev.Kind == EventReconnected, ev.Kind == EventInputClosed && seen[ev.Input]:
 			continue
 		case ev.Kind == EventInputClosed:

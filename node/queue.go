@@ -4,7 +4,8 @@ import "github.com/brokerd/brokerd/wire"
 
 // queued is one thing that arrived and waits for Next.
 type queued struct {
-	event   *Event // not nil: no message
+	event   *Event  // not nil: no message
+	lane    *laneIn // not nil: no message, but the place where this lane starts
 	session *session
 	input   *input
 	chunk   *chunk // what metadata and payload lie in, nil if there are none
@@ -36,6 +37,9 @@ func (q *queue) push() *queued {
 	q.count++
 	return &q.ring[(q.first+q.count-1)&(len(q.ring)-1)]
 }
+
+// peek returns the first entry. The queue must not be empty.
+func (q *queue) peek() *queued { return &q.ring[q.first] }
 
 // pop takes out the first entry. The queue must not be empty.
 func (q *queue) pop() queued {

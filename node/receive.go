@@ -49,17 +49,17 @@ type sessionReceive struct {
 // receiver is the receiving side of a node: a queue of what has arrived, over
 // all its connections.
 type receiver struct {
-	n     *Node
-	busy  atomic.Bool   // a goroutine is in Next
-	ready chan struct{} // capacity 1: there is something for the one who waits
+	n    *Node
+	busy atomic.Bool // a goroutine is in Next
 
 	mu      sync.Mutex // guards what follows
 	session *session   // nil while the broker is away
 	queue   queue
 	pending pendingEvents // in queue
-	waiting bool          // somebody waits on ready
-	closed  error         // Next returns it at once
-	final   error         // Next returns it when the queue is empty
+	lanes   receiverLanes
+	changed bool  // Next has something to look at, be it no event
+	closed  error // Next returns it at once
+	final   error // Next returns it when the queue is empty
 	held    recordList
 	free    []*state
 	frame   wire.Next // scratch
@@ -97,38 +97,89 @@ func (n *Node) Events(ctx context.Context) iter.Seq[Event] {
 
 func (r *receiver) next(ctx context.Context) (Event, error) {
 	for {
+		var a aftermath
 		r.mu.Lock()
+		r.changed = false
 		empty := r.queue.len() == 0
-		if err := r.endedLocked(ctx, empty); err != nil {
-			r.mu.Unlock()
-			return Event{}, err
+		ev, found := r.nextFromLanes(empty, &a)
+		if !found {
+			if err := r.endedLocked(ctx, empty); err != nil {
+				r.mu.Unlock()
+				a.run()
+				return Event{}, err
+			}
 		}
 		s, verdict := r.session, appendDone
 		if s != nil && r.mustAsk(s, empty) {
 			verdict = r.ask(s, s.recv.delivered+s.recv.ahead)
 		}
 		var q queued
-		var ev Event
 		var unread error
-		if empty {
-			r.waiting = true
-		} else {
+		if !found && !empty {
 			q = r.queue.pop()
 			ev, unread = r.take(q)
+			found = unread == nil && q.lane == nil
 		}
 		r.mu.Unlock()
 		if verdict == appendWrite {
 			s.link.flush()
 		}
+		a.run()
 		switch {
-		case empty:
-			r.wait(ctx)
+		case found:
+			return ev, nil
 		case unread != nil:
 			r.reject(q, unread)
-		default:
-			return ev, nil
+		case empty:
+			r.wait(ctx)
 		}
 	}
+}
+
+// nextFromLanes returns a message of the lanes if it is their turn: they and the
+// queue alternate, so that neither can keep the other waiting.
+func (r *receiver) nextFromLanes(empty bool, a *aftermath) (Event, bool) {
+	v := &r.lanes
+	if len(v.active) == 0 || r.closed != nil {
+		return Event{}, false
+	}
+	if v.orphans > 0 && !empty {
+		if ev, found := r.orphanFirst(a); found {
+			return ev, true
+		}
+	}
+	v.first = !v.first
+	if !v.first && !empty {
+		return Event{}, false
+	}
+	return r.nextOnLane(a)
+}
+
+// ready reports whether Next would find something to do. The sleeper asks.
+func (r *receiver) ready() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.changed || r.queue.len() > 0 || r.closed != nil {
+		return true
+	}
+	for _, l := range r.lanes.active {
+		if r.readyLane(l) {
+			return true
+		}
+	}
+	return false
+}
+
+// unlockLook gives up r.mu and has the goroutine in Next look.
+func (r *receiver) unlockLook() {
+	r.changed = true
+	r.mu.Unlock()
+	r.n.sleeper.rouse()
+}
+
+func (r *receiver) look() {
+	r.mu.Lock()
+	r.unlockLook()
 }
 
 // endedLocked returns the error that ends a call of Next, if any.
@@ -144,15 +195,12 @@ func (r *receiver) endedLocked(ctx context.Context, empty bool) error {
 	return ctx.Err()
 }
 
-// wait is the one place where a node waits for something to arrive.
+// wait waits for something to arrive, or for the end of ctx.
 func (r *receiver) wait(ctx context.Context) {
-	select {
-	case <-r.ready:
+	if r.n.sleeper.wait(ctx, r) == nil {
 		return
-	case <-ctx.Done():
 	}
 	r.mu.Lock()
-	r.waiting = false
 	s, verdict := r.session, appendDone
 	if r.queue.len() == 0 && s != nil && s.recv.limit > s.recv.delivered {
 		// What comes while nobody asks stays in the broker's queue, where the
@@ -211,7 +259,7 @@ func (r *receiver) lastWords(s *session) {
 // deliver queues what one frame has brought. The items lie in c.
 func (r *receiver) deliver(s *session, items []wire.Input, c *chunk) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlockLook()
 	if r.closed != nil {
 		return nil // nobody will read it; the broker settles it with the connection
 	}
@@ -231,26 +279,13 @@ func (r *receiver) deliver(s *session, items []wire.Input, c *chunk) error {
 			q.chunk = c
 		}
 		if it.Token != 0 {
-			s.hold()
+			s.estate.hold()
 		}
 		v.delivered++
 		r.pending.behind(q.input)
 	}
 	v.asked, v.peak = false, r.queue.len()
-	r.wake()
 	return nil
-}
-
-// wake rouses the goroutine in Next, with r.mu held.
-func (r *receiver) wake() {
-	if !r.waiting {
-		return
-	}
-	r.waiting = false
-	select {
-	case r.ready <- struct{}{}:
-	default:
-	}
 }
 
 // take makes the event of what was queued, with r.mu held. The error means that
@@ -260,33 +295,48 @@ func (r *receiver) take(q queued) (Event, error) {
 		r.pending.taken(q.event)
 		return *q.event, nil
 	}
+	if q.lane != nil {
+		r.activate(q.lane)
+		return Event{}, nil
+	}
 	s, it := q.session, &q.item
 	s.recv.consumed++
 	payload := it.Payload
 	var view shmpool.Ref
 	if it.Region != 0 {
 		var err error
-		if payload, view, err = s.view(it.Region, it.Offset, it.Length); err != nil {
+		if payload, view, err = s.estate.view(it.Region, it.Offset, it.Length); err != nil {
 			return Event{}, err
 		}
+	}
+	dropped := it.Dropped
+	if v := &r.lanes; len(v.leftover) > 0 {
+		dropped += v.leftover[q.input.info.ID]
+		delete(v.leftover, q.input.info.ID)
 	}
 	st := r.newState()
 	rec := st.rec
 	*rec = record{
-		owner: r, session: s, input: q.input, chunk: q.chunk, view: view,
+		owner: r, session: s, estate: s.estate, input: q.input, chunk: q.chunk, view: view, own: rec.own,
 		token: it.Token, region: it.Region, offset: it.Offset,
-		seq: it.Seq, timeNS: it.TimeNS, dropped: it.Dropped,
+		seq: it.Seq, timeNS: it.TimeNS, dropped: dropped,
 		metadata: it.Metadata, payload: payload, held: true,
 	}
+	return r.handOut(st, q.input), nil
+}
+
+// handOut makes a message the user's.
+func (r *receiver) handOut(st *state, in *input) Event {
+	rec := st.rec
 	r.held.insert(rec)
 	gen := st.generation.Add(1) // odd: held
 	stats := &r.n.stats
 	stats.received.Add(1)
-	stats.receivedBytes.Add(uint64(len(payload)))
+	stats.receivedBytes.Add(uint64(len(rec.payload)))
 	return Event{
-		Kind: EventInput, Input: q.input.info.ID,
-		Message: Message{state: st, generation: gen, input: q.input, seq: it.Seq},
-	}, nil
+		Kind: EventInput, Input: in.info.ID,
+		Message: Message{state: st, generation: gen, input: in, seq: rec.seq},
+	}
 }
 
 // reject tells the broker that a message could not be read, which counts as a
@@ -305,12 +355,12 @@ func (r *receiver) reject(q queued, cause error) {
 // attach makes s the connection to ask.
 func (r *receiver) attach(s *session, again bool) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlockLook() // also without an event: the one who waits has to ask this broker
 	r.session = s
+	r.lanes.online = !s.adopting
 	if again && r.closed == nil {
 		r.postReconnected("connection to the broker was lost")
 	}
-	r.wake() // also without an event: the one who waits has to ask this broker
 }
 
 // detach gives up a connection. Messages of it that wait here are thrown away:
@@ -318,16 +368,23 @@ func (r *receiver) attach(s *session, again bool) {
 // says he did not get.
 func (r *receiver) detach(s *session) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlockLook()
 	for range r.queue.len() {
-		if q := r.queue.pop(); q.event != nil {
+		if q := r.queue.pop(); q.event != nil || q.lane != nil {
 			*r.queue.push() = q
 		} else {
 			r.forget(q)
 		}
 	}
 	if r.session == s {
-		r.session = nil
+		r.session, r.lanes.online = nil, false
+	}
+	// Nothing more will come through this broker: lanes that wait for its word that
+	// all of that is delivered may start.
+	for _, l := range r.lanes.granted {
+		if l.state == inGranted {
+			r.queueLane(l)
+		}
 	}
 	s.recv.over = true
 	s.recv.done = nil
@@ -339,7 +396,7 @@ func (r *receiver) detach(s *session) {
 // close ends Next: at once and for good, or (drain) after what is queued.
 func (r *receiver) close(err error, drain bool) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlockLook()
 	if drain {
 		r.final = err
 	} else {
@@ -348,19 +405,18 @@ func (r *receiver) close(err error, drain bool) {
 			r.forget(r.queue.pop())
 		}
 	}
-	r.wake()
 }
 
 // forget lets go of a message that will not be handed out.
 func (r *receiver) forget(q queued) {
-	if q.event != nil {
+	if q.event != nil || q.lane != nil {
 		return
 	}
 	if q.chunk != nil {
 		q.chunk.release()
 	}
 	if q.item.Token != 0 {
-		q.session.drop() // under r.mu never the last hold: the connection's own ends after detach
+		q.session.estate.drop() // under r.mu never the last hold: the node's own ends after detach
 	}
 }
 

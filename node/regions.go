@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -16,6 +17,15 @@ const (
 	// requestsMax: one request per slot size, and no more than so many in all,
 	// are under way at a time.
 	requestsMax = 8
+	// reserveRegionBytesMax bounds a region that Reserve asks for, if more than one
+	// slot fits in it.
+	reserveRegionBytesMax = 256 << 20
+
+	// Lanes have all their messages in shared memory. The first region for small
+	// ones is asked for with the first lane. Messages of up to 16 KiB could have
+	// slots four times their size, so one class does for a start.
+	smallSlotBytes = 512
+	smallSlots     = 128
 
 	// denialPause: a sender that may wait for memory asks again after so long,
 	// because memory that other nodes give back does not announce itself.
@@ -30,18 +40,34 @@ const (
 
 var regionTargetBytes = [...]uint64{1 << 20, 4 << 20, 16 << 20}
 
-// requestRegion asks for another region of a class. All who wait for a slot of it
-// share the answer.
+// requestRegion asks for another region of a class, unless that is done already
+// or there is nobody to ask. All who wait for a slot of it share the answer.
 func (m *memory) requestRegion(c *slotClass) {
-	target := regionTargetBytes[min(c.regions, len(regionTargetBytes)-1)]
-	slots := uint32(min(max(target/c.slotBytes, 1), regionSlotsMax))
-	if c.small {
-		slots = 1
+	if m.link == nil || c.request != 0 || len(m.requests) >= requestsMax {
+		return
 	}
+	slots := c.nextSlots()
 	m.request++
 	c.request, c.asked = m.request, slots
 	m.requests[m.request] = c
-	m.s.link.send(&wire.RegionRequest{Request: m.request, SlotBytes: c.slotBytes, Slots: slots})
+	m.link.send(&wire.RegionRequest{Request: m.request, SlotBytes: c.slotBytes, Slots: slots})
+}
+
+func (c *slotClass) nextSlots() uint32 {
+	if c.small {
+		return 1
+	}
+	target := regionTargetBytes[min(c.regions, len(regionTargetBytes)-1)]
+	most := uint64(regionSlotsMax)
+	if c.slotBytes <= shmpool.PageBytes {
+		most = shmpool.SlotsMax
+	}
+	slots := uint32(min(max(target/c.slotBytes, 1), most))
+	if c.reserve > slots {
+		slots = min(c.reserve, shmpool.SlotsMax, uint32(max(reserveRegionBytesMax/c.slotBytes, 1)))
+	}
+	c.reserve = 0
+	return slots
 }
 
 func (m *memory) answered(request uint32) *slotClass {
@@ -60,12 +86,11 @@ func (m *memory) granted(g *wire.RegionGrant) error {
 	mapping, err := shmpool.Map(g.Name, g.Region, geometry, shmpool.ReadWrite)
 	if err == nil {
 		if err := mapping.Prefault(); err != nil { // slower, not wrong
-			m.s.n.log.Warn("shared memory region cannot be prefaulted", "region", uint64(g.Region), "error", err)
+			m.e.n.log.Warn("shared memory region cannot be prefaulted", "region", uint64(g.Region), "error", err)
 		}
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	defer m.used.wakeAll()
+	defer m.unlock(true)
 	c := m.answered(g.Request)
 	if c == nil || c.slotBytes != g.SlotBytes {
 		if mapping != nil {
@@ -81,10 +106,13 @@ func (m *memory) granted(g *wire.RegionGrant) error {
 			err = errors.Join(err, mapping.Close())
 		}
 		m.deny(c, fmt.Errorf("%w: granted region cannot be used: %w", ErrSharedMemory, err))
-		m.s.link.send(&wire.RegionReturn{Region: g.Region})
+		m.tellReturned(g.Region)
 		return nil
 	}
-	m.regions[g.Region] = &leasedRegion{mapping: mapping, class: c, idleAt: time.Now()}
+	m.regions[g.Region] = &leasedRegion{
+		id: g.Region, name: g.Name, mapping: mapping, ledger: lane.NewLedger(mapping.LedgerWords()),
+		class: c, idleAt: time.Now(),
+	}
 	c.regions++
 	c.small = false
 	return nil
@@ -95,11 +123,12 @@ func (m *memory) granted(g *wire.RegionGrant) error {
 // node's own.
 func (m *memory) denied(d *wire.RegionDenied) {
 	m.mu.Lock()
-	defer m.unlock()
+	defer m.unlock(true)
 	c := m.answered(d.Request)
 	if c == nil {
 		return
 	}
+	m.poll(pollAll)
 	freed := m.giveBackEmpty(func(r *leasedRegion) bool { return r.class != c })
 	if freed > 0 || c.asked > 1 {
 		c.small = freed == 0
@@ -108,7 +137,6 @@ func (m *memory) denied(d *wire.RegionDenied) {
 	}
 	c.small = false
 	m.deny(c, d.Err())
-	m.used.wakeAll()
 }
 
 func (m *memory) deny(c *slotClass, err error) {
@@ -119,34 +147,62 @@ func (m *memory) deny(c *slotClass, err error) {
 // retire ends allocation from a region of which a slot was held too long.
 func (m *memory) retire(id wire.RegionID) {
 	m.mu.Lock()
-	defer m.unlock()
-	drained, err := m.slots.Retire(id)
-	if err != nil {
-		return // given back meanwhile
+	defer m.unlock(false)
+	if r := m.regions[id]; r != nil { // not given back meanwhile
+		m.retireLocked(r)
 	}
-	m.regions[id].class.regions--
-	m.regions[id].class = &slotClass{slotBytes: m.regions[id].class.slotBytes, regions: 1} // counts no more
-	if drained {
-		m.giveBack(id)
+}
+
+func (m *memory) retireLocked(r *leasedRegion) {
+	if r.retired {
+		return
+	}
+	if _, err := m.slots.Retire(r.id); err != nil {
+		panic(fmt.Sprintf("node: region %d: %v", uint64(r.id), err))
+	}
+	r.retired = true
+	r.class.regions--
+	r.class = &slotClass{slotBytes: r.class.slotBytes, regions: 1} // counts no more
+	m.checkDrained(r)
+}
+
+// checkDrained gives back a retired region when the last slot that will ever be
+// free is.
+func (m *memory) checkDrained(r *leasedRegion) {
+	if r.retired && r.used == len(r.quarantine) {
+		m.giveBack(r)
 	}
 }
 
 // giveBack returns a region without used slots to the broker. m.mu is given up
 // with unlock.
-func (m *memory) giveBack(id wire.RegionID) {
-	mapping, err := m.slots.Remove(id)
-	if err != nil {
-		panic(fmt.Sprintf("node: region %d: %v", uint64(id), err))
+func (m *memory) giveBack(r *leasedRegion) {
+	r.class.regions--
+	delete(m.regions, r.id)
+	if m.last == r {
+		m.last = nil
 	}
-	m.regions[id].class.regions--
-	delete(m.regions, id)
-	if err := mapping.Close(); err != nil {
+	if err := r.mapping.Close(); err != nil {
 		m.untold = append(m.untold, func() {
-			m.s.n.log.Warn("shared memory region cannot be unmapped", "region", uint64(id), "error", err)
+			m.e.n.log.Warn("shared memory region cannot be unmapped", "region", uint64(r.id), "error", err)
 		})
 	}
-	if !m.over {
-		m.s.link.send(&wire.RegionReturn{Region: id})
+	for _, e := range r.quarantine { // unmapped already, so that nothing is written to them
+		_ = m.slots.Free(e.slot)
+		m.forget(e)
+	}
+	r.quarantine = nil
+	if _, err := m.slots.Remove(r.id); err != nil {
+		panic(fmt.Sprintf("node: region %d: %v", uint64(r.id), err))
+	}
+	if !r.foreign.Load() {
+		m.tellReturned(r.id)
+	}
+}
+
+func (m *memory) tellReturned(id wire.RegionID) {
+	if m.link != nil {
+		m.link.send(&wire.RegionReturn{Region: id})
 	}
 }
 
@@ -154,8 +210,8 @@ func (m *memory) giveBack(id wire.RegionID) {
 func (m *memory) giveBackEmpty(pick func(*leasedRegion) bool) int {
 	count := 0
 	for _, id := range m.slots.Empty(nil) {
-		if pick(m.regions[id]) {
-			m.giveBack(id)
+		if r := m.regions[id]; pick(r) {
+			m.giveBack(r)
 			count++
 		}
 	}
@@ -165,14 +221,29 @@ func (m *memory) giveBackEmpty(pick func(*leasedRegion) bool) int {
 // trim gives back what was not used for long.
 func (m *memory) trim(now time.Time) {
 	m.mu.Lock()
-	defer m.unlock()
+	defer m.unlock(false)
 	if m.over {
 		return
 	}
+	m.poll(pollAll)
 	m.giveBackEmpty(func(r *leasedRegion) bool {
 		if r.class.regions > 1 {
 			return now.Sub(r.idleAt) >= regionIdle
 		}
 		return now.Sub(r.class.usedAt) >= classIdle
 	})
+}
+
+// prepareSmall sees to it that there is a region for the small messages of lanes,
+// so that the first of them need not wait for it. It returns false while the
+// broker has not answered.
+func (m *memory) prepareSmall() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.class(smallSlotBytes)
+	if c.regions == 0 && c.denials == 0 {
+		c.reserve = smallSlots
+		m.requestRegion(c)
+	}
+	return c.request == 0
 }

@@ -7,19 +7,18 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
 )
 
 // clientName is what the broker logs about this library.
 const clientName = "brokerd-go/1"
 
-// session is one connection to the broker and what belongs to it: regions mapped
-// for reading and for writing, and the lock that tells the broker about them. It
-// outlives its connection for as long as the user holds messages or loans of it.
+// session is one connection to the broker. What it has of the broker's shared
+// memory is its estate.
 type session struct {
 	// Immutable after the handshake.
 	n       *Node
@@ -27,11 +26,13 @@ type session struct {
 	welcome wire.Welcome
 	local   bool
 	reason  string // why not local
-	memory  *memory
-	probe   *shmpool.Probe // nil unless local
+	lanes   bool   // both sides know lanes
+	estate  *estate
+	probe   *shmpool.Probe // until the estate has it; nil unless local
 	ports   *wire.Ports    // the first; valid until run
 	begun   time.Time
 	workers sync.WaitGroup
+	soon    chan struct{} // capacity 1: there is something to tend
 
 	// Owned by the goroutine that reads.
 	frames  *frameReader
@@ -40,17 +41,9 @@ type session struct {
 	// told of each.
 	unmapped map[wire.RegionID]struct{}
 
-	// holders counts what keeps the mappings in use: the connection itself,
-	// messages in shared memory, loans. With the last of them the session is
-	// buried: only then may the broker's lock be given up, because a broker that
-	// sees it free reuses the memory. This holds after a reconnect and after
-	// Close too, which is why it is not done there.
-	holders atomic.Int64
-
-	views struct {
-		sync.Mutex
-		cache *shmpool.Cache
-	}
+	// adopting: the broker has not yet said what it takes over of the estate, which
+	// is that of the session before.
+	adopting bool
 
 	// Guarded by Node.receiver.mu.
 	recv sessionReceive
@@ -72,11 +65,8 @@ func (n *Node) dial(ctx context.Context) (*session, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	s := &session{
 		n: n, link: newLink(conn, &n.stats), begun: time.Now(),
-		frames: newFrameReader(conn), decoder: wire.NewDecoder(),
+		frames: newFrameReader(conn), decoder: wire.NewDecoder(), soon: make(chan struct{}, 1),
 	}
-	s.views.cache = shmpool.NewCache()
-	s.memory = newMemory(s)
-	s.holders.Store(1)
 	s.workers.Go(s.link.writer)
 	ports, err := s.handshake()
 	if !stop() && err == nil {
@@ -90,6 +80,14 @@ func (n *Node) dial(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	s.ports = ports
+	if s.estate == nil {
+		s.estate = newEstate(n, s.welcome.Instance, s.lanes)
+		s.estate.memory.attach(s.link)
+	}
+	if s.probe != nil {
+		s.estate.probes = append(s.estate.probes, s.probe)
+		s.probe = nil
+	}
 	return s, nil
 }
 
@@ -99,6 +97,10 @@ func (s *session) handshake() (*wire.Ports, error) {
 	hello := &wire.Hello{
 		VersionMin: wire.VersionMin, VersionMax: wire.VersionMax, Role: wire.RoleNode,
 		Auth: cfg.AuthToken, Dataflow: cfg.Dataflow, Node: cfg.Node, Client: clientName,
+	}
+	able := lane.Supported() && !cfg.NoLanes && !cfg.NoSharedMemory
+	if able {
+		hello.Features |= wire.FeatureLanes
 	}
 	if cfg.Takeover {
 		hello.Flags |= wire.FlagTakeover
@@ -113,7 +115,9 @@ func (s *session) handshake() (*wire.Ports, error) {
 	}
 	s.welcome = *welcome
 	nonce, notLocal := s.openProbe()
-	s.link.send(&wire.Attach{Nonce: nonce})
+	s.lanes = able && welcome.Features&wire.FeatureLanes != 0
+	s.adopting = s.lanes && len(nonce) > 0 && s.n.estate.outlives(s.welcome.Instance)
+	s.link.send(&wire.Attach{Nonce: nonce, Adopting: s.adopting})
 	ready, err := expect[*wire.Ready](s)
 	if err != nil {
 		return nil, err
@@ -126,6 +130,10 @@ func (s *session) handshake() (*wire.Ports, error) {
 	if !s.local && s.probe != nil {
 		_ = s.probe.Close() // read-only, nothing to lose
 		s.probe = nil
+	}
+	s.lanes = s.lanes && s.local
+	if s.adopting {
+		s.offerEstate()
 	}
 	ports, err := expect[*wire.Ports](s)
 	if err != nil {
@@ -221,19 +229,30 @@ func (s *session) handle(m wire.Message) error {
 	case *wire.Inputs:
 		return s.n.receiver.deliver(s, m.Items, s.frames.chunk)
 	case *wire.Done:
-		return s.memory.settle(m.Tokens)
+		return s.estate.memory.settle(m.Tokens)
 	case *wire.Flow:
 		return s.flow(m)
 	case *wire.RegionGrant:
-		return s.memory.granted(m)
+		err := s.estate.memory.granted(m)
+		s.startLanes()
+		return err
 	case *wire.RegionDenied:
-		s.memory.denied(m)
+		s.estate.memory.denied(m)
+		s.startLanes()
 	case *wire.RegionRetire:
-		s.memory.retire(m.Region)
+		s.estate.memory.retire(m.Region)
 	case *wire.RegionOpen:
 		s.openRegion(m)
 	case *wire.RegionClose:
 		s.closeRegion(m.Region)
+	case *wire.LaneGrant:
+		return s.laneGrant(m)
+	case *wire.LaneStart:
+		s.n.receiver.laneStart(m)
+	case *wire.LaneClose:
+		s.laneClose(m)
+	case *wire.Adopted:
+		return s.adopted(m)
 	case *wire.Ports:
 		s.setPorts(m)
 	case *wire.InputClosed:
@@ -279,9 +298,8 @@ func (s *session) setPorts(m *wire.Ports) {
 // is read here. A failure is told once per region, however often that is
 // announced; its messages are rejected, each once.
 func (s *session) openRegion(m *wire.RegionOpen) {
-	s.views.Lock()
-	err := s.views.cache.Open(m.Region, m.Name, shmpool.Geometry{SlotBytes: m.SlotBytes, Slots: m.Slots}, shmpool.ReadOnly)
-	s.views.Unlock()
+	err := s.estate.openView(m)
+	s.n.receiver.look() // a message on a lane may wait for it
 	if err == nil {
 		delete(s.unmapped, m.Region)
 		return
@@ -298,53 +316,9 @@ func (s *session) openRegion(m *wire.RegionOpen) {
 
 func (s *session) closeRegion(id wire.RegionID) {
 	delete(s.unmapped, id)
-	s.views.Lock()
-	err := s.views.cache.Close(id)
-	s.views.Unlock()
+	err := s.estate.closeView(id)
 	if err != nil && !errors.Is(err, shmpool.ErrUnknownRegion) { // unknown: its opening had failed
 		s.n.log.Warn("shared memory region cannot be unmapped", "region", uint64(id), "error", err)
-	}
-}
-
-// view returns a message's bytes in shared memory and takes a hold of s.
-func (s *session) view(region wire.RegionID, offset, length uint64) ([]byte, shmpool.Ref, error) {
-	s.views.Lock()
-	b, ref, err := s.views.cache.View(region, offset, length)
-	s.views.Unlock()
-	return b, ref, err
-}
-
-func (s *session) unview(ref shmpool.Ref) {
-	s.views.Lock()
-	err := s.views.cache.Release(ref)
-	s.views.Unlock()
-	if err != nil {
-		s.n.log.Warn("shared memory region cannot be unmapped", "error", err)
-	}
-}
-
-func (s *session) hold() { s.holders.Add(1) }
-
-func (s *session) drop() {
-	switch left := s.holders.Add(-1); {
-	case left < 0:
-		panic("node: session dropped more often than held")
-	case left == 0:
-		s.bury()
-	}
-}
-
-// bury unmaps everything and gives up the lock, in this order.
-func (s *session) bury() {
-	s.views.Lock()
-	err := s.views.cache.CloseAll()
-	s.views.Unlock()
-	err = errors.Join(err, s.memory.unmap())
-	if s.probe != nil {
-		err = errors.Join(err, s.probe.Close())
-	}
-	if err != nil {
-		s.n.log.Warn("memory of a connection cannot be given back", "error", err)
 	}
 }
 
@@ -353,9 +327,10 @@ func (s *session) bury() {
 func (s *session) end(cause error) {
 	s.link.fail(cause)
 	s.workers.Wait()
-	s.memory.close()
 	s.frames.close()
-	s.drop()
+	if s.probe != nil { // the handshake has failed
+		_ = s.probe.Close() // read-only, nothing to lose
+	}
 }
 
 func (s *session) logAttrs() []any {

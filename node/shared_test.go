@@ -325,11 +325,11 @@ func TestRegionsGrowWithUse(t *testing.T) {
 		t.Errorf("stats %+v", st)
 	}
 	// What lies idle goes back, but for one region.
-	n.current().memory.trim(time.Now().Add(regionIdle + time.Second))
+	n.current().estate.memory.trim(time.Now().Add(regionIdle + time.Second))
 	if st := n.Stats(); st.Regions != 1 {
 		t.Errorf("%d regions after a pause", st.Regions)
 	}
-	n.current().memory.trim(time.Now().Add(classIdle + time.Second))
+	n.current().estate.memory.trim(time.Now().Add(classIdle + time.Second))
 	if st := n.Stats(); st.Regions != 0 {
 		t.Errorf("%d regions after a long pause", st.Regions)
 	}

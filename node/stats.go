@@ -7,6 +7,8 @@ type Stats struct {
 	Published, PublishedBytes uint64 // messages given to the broker, and their payload
 	Received, ReceivedBytes   uint64 // messages returned by Next
 
+	LaneSent, LaneReceived uint64 // of those, messages that at least one lane took, and that came on a lane
+
 	// PayloadCopies counts how often this library copied a payload it sent: once
 	// for each Send and each small or remote Loan, never for a Loan in shared
 	// memory (unless the connection was lost before its Publish).
@@ -32,6 +34,7 @@ type counters struct {
 	sendFailures, rejected    atomic.Uint64
 	forgotten, reconnects     atomic.Uint64
 	socketWrites              atomic.Uint64
+	laneSent, laneReceived    atomic.Uint64
 }
 
 func (c *counters) copied(bytes int) {
@@ -50,12 +53,13 @@ func (n *Node) Stats() Stats {
 		SendFailures: c.sendFailures.Load(), Rejected: c.rejected.Load(),
 		Forgotten: c.forgotten.Load(), Reconnects: c.reconnects.Load(),
 		SocketWrites: c.socketWrites.Load(),
+		LaneSent:     c.laneSent.Load(), LaneReceived: c.laneReceived.Load(),
 	}
 	n.receiver.mu.Lock()
 	st.Held, st.HeldBytes = n.receiver.held.count, uint64(n.receiver.held.bytes)
 	n.receiver.mu.Unlock()
-	if s := n.current(); s != nil {
-		slots := s.memory.stats()
+	if e := n.currentEstate(); e != nil {
+		slots := e.memory.stats()
 		st.Regions, st.Slots, st.SlotsUsed, st.RegionBytes = slots.Regions, slots.Slots, slots.UsedSlots, slots.Bytes
 	}
 	return st

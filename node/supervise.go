@@ -31,6 +31,8 @@ var errSilent = errors.New("node: broker is silent")
 // supervise is the goroutine that reads, and that connects again.
 func (n *Node) supervise(s *session) {
 	defer close(n.done)
+	defer n.sleeper.close()
+	defer n.leaveEstate()
 	defer n.die()
 	pause := n.newBackOff()
 	for {
@@ -159,11 +161,17 @@ func (s *session) tend() {
 	}
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
+	lanes := time.NewTimer(trimPeriod)
+	defer lanes.Stop()
 	trimmed := time.Now()
 	for nonce := uint64(1); ; nonce++ {
 		select {
 		case <-s.link.down:
 			return
+		case <-s.soon:
+			lanes.Reset(s.tendLanes(time.Now()))
+		case now := <-lanes.C:
+			lanes.Reset(s.tendLanes(now))
 		case now := <-ticker.C:
 			if watch {
 				silent := s.frames.silence()
@@ -177,8 +185,16 @@ func (s *session) tend() {
 			}
 			if now.Sub(trimmed) >= trimPeriod {
 				trimmed = now
-				s.memory.trim(now)
+				s.estate.memory.trim(now)
 			}
 		}
+	}
+}
+
+// tendSoon has the lanes tended now, and then as often as they need it.
+func (s *session) tendSoon() {
+	select {
+	case s.soon <- struct{}{}:
+	default:
 	}
 }

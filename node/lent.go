@@ -1,0 +1,273 @@
+package node
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/wire"
+)
+
+const (
+	// pollFew: so many messages on lanes are looked at for each one that is sent.
+	// Two, because one would not catch up.
+	pollFew = 2
+	pollAll = 1 << 30
+)
+
+// lentList has the published slots with lane bits. A receiver on a lane tells
+// nobody that it is done with a message, it clears a bit: the sender looks.
+type lentList struct {
+	first, last *tokenEntry
+}
+
+func (l *lentList) push(e *tokenEntry) {
+	e.prev, e.next = l.last, nil
+	if l.last != nil {
+		l.last.next = e
+	} else {
+		l.first = e
+	}
+	l.last = e
+}
+
+func (l *lentList) remove(e *tokenEntry) {
+	if e.prev != nil {
+		e.prev.next = e.next
+	} else {
+		l.first = e.next
+	}
+	if e.next != nil {
+		e.next.prev = e.prev
+	} else {
+		l.last = e.prev
+	}
+	e.prev, e.next = nil, nil
+}
+
+// held reports whether somebody may still read the slot. Only the bits that were
+// set here count, so that stray ones leak nothing.
+func (e *tokenEntry) held() bool {
+	return e.brokered || e.region.ledger.Held(e.slot.Index, e.mask)
+}
+
+// poll looks at the first limit lent slots, frees those that nobody holds, and
+// returns their number. What is still held goes to the back when only some are
+// looked at, so that a message that is held for long does not hide the others.
+func (m *memory) poll(limit int) (freed int) {
+	rotate := limit < pollAll
+	for e := m.lent.first; e != nil && limit > 0; limit-- {
+		next := e.next
+		switch {
+		case !e.held():
+			m.lent.remove(e)
+			m.freeLocked(e, m.clock)
+			freed++
+		case rotate && next != nil:
+			m.lent.remove(e)
+			m.lent.push(e)
+		}
+		e = next
+	}
+	return freed
+}
+
+// unneeded takes back that a message goes to the broker.
+func (m *memory) unneeded(token wire.Token) {
+	m.mu.Lock()
+	if e := m.entry(token, slotPublished); e != nil && e.brokered {
+		m.settleLocked(e, m.clock)
+	}
+	m.unlock(true)
+}
+
+// victim is a message that a push evicted from a lane.
+type victim struct {
+	token wire.Token
+	bit   uint8
+}
+
+// sent enters a loaned slot as published, after its message was pushed to the
+// lanes of mask and before it is given to the broker, if it is.
+func (m *memory) sent(l lease, mask uint64, brokered bool, o *outgoing) {
+	e := l.entry
+	e.seq, e.size, e.meta = o.seq, len(l.buffer), o.meta.token
+	m.mu.Lock()
+	m.clock = o.now
+	m.serial++
+	m.enter(e, mask, brokered)
+	if o.meta.token != 0 {
+		m.enter(o.meta.entry, mask, false)
+	}
+	m.unlock(false)
+}
+
+func (m *memory) enter(e *tokenEntry, mask uint64, brokered bool) {
+	e.state, e.mask, e.brokered, e.serial = slotPublished, mask, brokered, m.serial
+	switch {
+	case mask != 0:
+		m.lent.push(e)
+	case !brokered:
+		m.freeLocked(e, m.clock)
+	}
+}
+
+// evicted clears the bits of messages that were pushed off their lane.
+func (m *memory) evicted(victims []victim) {
+	m.mu.Lock()
+	freed := false
+	for _, v := range victims {
+		if m.clearBit(m.entry(v.token, slotPublished), v.bit) {
+			freed = true
+		}
+	}
+	m.unlock(freed)
+}
+
+// clearBit takes a lane's bit off a message and its metadata, and reports whether
+// a slot is free now.
+func (m *memory) clearBit(e *tokenEntry, bit uint8) (freed bool) {
+	if e == nil || e.mask&(1<<bit) == 0 {
+		return false
+	}
+	meta := e.meta
+	e.region.ledger.Clear(e.slot.Index, bit)
+	if !e.held() {
+		m.lent.remove(e)
+		m.freeLocked(e, m.clock)
+		freed = true
+	}
+	if meta != 0 {
+		freed = m.clearBit(m.entry(meta, slotPublished), bit) || freed
+	}
+	return freed
+}
+
+// clearAll takes a lane's bit off all its messages: no receiver has any of them.
+func (m *memory) clearAll(l *laneOut) {
+	m.mu.Lock()
+	freed := false
+	for e := m.lent.first; e != nil; {
+		next := e.next
+		if e.serial > l.since && e.mask&l.mask != 0 {
+			e.region.ledger.Clear(e.slot.Index, l.bit)
+			if !e.held() {
+				m.lent.remove(e)
+				m.freeLocked(e, m.clock)
+				freed = true
+			}
+		}
+		e = next
+	}
+	m.unlock(freed)
+}
+
+// uses reports whether a lane's receiver may still read a slot.
+func (m *memory) uses(l *laneOut) bool {
+	for e := m.lent.first; e != nil; e = e.next {
+		if l.has(e) {
+			return true
+		}
+	}
+	return false
+}
+
+// has reports whether e was sent on l and its receiver is not done with it.
+func (l *laneOut) has(e *tokenEntry) bool {
+	return e.serial > l.since && e.mask&l.mask != 0 && e.region.ledger.Held(e.slot.Index, l.mask)
+}
+
+// quarantine gives up a slot for good: somebody may read it for ever.
+func (m *memory) quarantine(e *tokenEntry) {
+	if e.mask != 0 {
+		m.lent.remove(e)
+	}
+	e.state = slotQuarantined
+	r := e.region
+	r.quarantine = append(r.quarantine, e)
+	m.retireLocked(r)
+	if m.regions[r.id] == r {
+		m.checkDrained(r)
+	}
+}
+
+// disown gives up the slots that a lane's receiver has: nobody will tell when it
+// is done with them.
+func (m *memory) disown(l *laneOut) {
+	m.mu.Lock()
+	for e := m.lent.first; e != nil; {
+		next := e.next
+		if l.has(e) {
+			m.quarantine(e)
+		}
+		e = next
+	}
+	m.unlock(true)
+}
+
+// holders says who has this node's slots on lanes; "" if nobody.
+func (m *memory) holders() string {
+	var parts []string
+	for _, l := range m.lanes {
+		count, bytes := 0, uint64(0)
+		for e := m.lent.first; e != nil; e = e.next {
+			if l.has(e) {
+				count++
+				bytes += e.slot.Bytes
+			}
+		}
+		if count > 0 {
+			parts = append(parts, fmt.Sprintf("%s has %d messages of this node in %s", l.grant.Peer, count, shmpool.FormatBytes(bytes)))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// heldMark is what is known of a message in a receiver's hands.
+type heldMark struct {
+	since int64 // Unix nanoseconds of the look that found it there
+	told  bool
+}
+
+// heldTooLong reports what a lane's receiver has had for longer than it may, each
+// message once. firstQueued is the oldest message that still waits on the lane, 0
+// if none does: those are nobody's fault. The time counts from the look that
+// found the message taken.
+func (m *memory) heldTooLong(l *laneOut, now time.Time, firstQueued wire.Seq) (report wire.LaneHeld, any bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	marks := make(map[wire.Token]heldMark)
+	for e := m.lent.first; e != nil; e = e.next {
+		if e.seq == 0 || firstQueued != 0 && e.seq >= firstQueued || !l.has(e) {
+			continue
+		}
+		mark, known := l.marks[e.token()]
+		if !known {
+			mark.since = now.UnixNano()
+		}
+		if held := time.Duration(now.UnixNano() - mark.since); held >= l.hold && !mark.told {
+			mark.told = true
+			if !any || e.seq < report.Seq {
+				report.Region, report.Seq, report.HeldMS = e.region.id, e.seq, uint64(held.Milliseconds())
+			}
+			any = true
+			report.Lane = l.grant.Lane
+			report.Count++
+			report.Bytes += uint64(e.size)
+		}
+		marks[e.token()] = mark
+	}
+	l.marks = marks
+	return report, any
+}
+
+// seqOf returns the number of the message of a token that is outstanding, else 0.
+func (m *memory) seqOf(token wire.Token) wire.Seq {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.entry(token, slotPublished); e != nil {
+		return e.seq
+	}
+	return 0
+}
