@@ -70,6 +70,7 @@ func (m *memory) count() int {
 }
 
 func (r *heapRegion) Name() string { return fmt.Sprintf("region-%d", r.id) }
+func (r *heapRegion) Rest()        {}
 func (r *heapRegion) Unlink() error {
 	r.unlinked.Store(true)
 	return nil

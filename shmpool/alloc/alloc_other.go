@@ -60,6 +60,9 @@ func (r *Region) Geometry() shmpool.Geometry { return shmpool.Geometry{} }
 // ReadAt returns shmpool.ErrUnsupported.
 func (r *Region) ReadAt([]byte, int64) (int, error) { return 0, shmpool.ErrUnsupported }
 
+// Rest does nothing.
+func (r *Region) Rest() {}
+
 // Unlink does nothing.
 func (r *Region) Unlink() error { return nil }
 

@@ -16,7 +16,7 @@ import (
 
 // RegionFDs is how many descriptors a region costs the broker at most: one for
 // its hold on it, and one more if hidez8891/shm holds it, from the first ReadAt
-// on. Unlink brings it back to one.
+// on. Unlink and Rest bring it back to one.
 const RegionFDs = 2
 
 // Region is one region in the hands of the broker. Its methods are safe for
@@ -148,9 +148,12 @@ func (r *Region) Geometry() shmpool.Geometry { return r.geometry }
 // io.EOF, after Close os.ErrClosed. It works after Unlink.
 func (r *Region) ReadAt(p []byte, offset int64) (int, error) {
 	r.mu.RLock()
-	if r.reader == nil && !r.closed {
+	for r.reader == nil && !r.closed { // again, if Rest came between
 		r.mu.RUnlock()
-		if err := r.openReader(); err != nil {
+		r.mu.Lock()
+		err := r.openReader()
+		r.mu.Unlock()
+		if err != nil {
 			return 0, err
 		}
 		r.mu.RLock()
@@ -188,10 +191,8 @@ func (r *Region) ReadAt(p []byte, offset int64) (int, error) {
 	return read, nil
 }
 
-// openReader opens the region for ReadAt, unless that is done.
+// openReader opens the region for ReadAt, unless that is done. r.mu is locked.
 func (r *Region) openReader() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.reader != nil {
 		return nil
 	}
@@ -213,16 +214,27 @@ func (r *Region) openReader() error {
 	return nil
 }
 
+// Rest gives up what only reads need, until the next one.
+func (r *Region) Rest() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reader == nil || r.holder == nil || r.holder.keepsObject() {
+		return
+	}
+	_ = r.reader.close() // nothing was written through it
+	r.reader = nil
+}
+
 // Unlink takes the region's name away: new mappings fail, mappings that nodes
 // have stay valid, and its memory is free when the last of them goes. Calling it
 // again does nothing.
 func (r *Region) Unlink() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	// Opened for the reads still to come, as there will be no name for it. If that
 	// fails (no descriptors left), those reads fail, which settles the messages of
 	// remote receivers with a reason; not to unlink would leak memory.
 	_ = r.openReader()
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	return r.unlink()
 }
 

@@ -103,6 +103,12 @@ func TestDescriptors(t *testing.T) {
 			t.Fatal(err)
 		}
 		check("read", RegionFDs, 1)
+		r.Rest()
+		check("at rest", 1, 1)
+		if _, err := r.ReadAt(make([]byte, 1), 0); err != nil {
+			t.Fatal(err)
+		}
+		check("read again", RegionFDs, 1)
 		if err := r.Unlink(); err != nil {
 			t.Fatal(err)
 		}
@@ -236,6 +242,11 @@ func TestRegionConcurrency(t *testing.T) {
 					}
 				})
 			}
+			wg.Go(func() {
+				for range 20 {
+					r.Rest()
+				}
+			})
 			wg.Go(func() {
 				if err := r.Unlink(); err != nil {
 					t.Error(err)

@@ -17,6 +17,9 @@ type Region interface {
 	// Name is what nodes open it by.
 	Name() string
 	io.ReaderAt
+	// Rest gives up what only ReadAt needs, until it is called again: the Pool
+	// keeps the region for the next owner.
+	Rest()
 	// Unlink takes the name away: new mappings fail, old ones stay valid. Calling
 	// it again does nothing.
 	Unlink() error

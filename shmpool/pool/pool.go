@@ -233,6 +233,7 @@ func (p *Pool) Return(id wire.RegionID, now time.Time) error {
 	}
 	p.enter(e, stateCached, e.owner)
 	e.since = now
+	e.region.Rest()
 	p.cache = append(p.cache, e)
 	return nil
 }

@@ -17,12 +17,15 @@ import (
 type fakeRegion struct {
 	id               wire.RegionID
 	unlinks, closes  int
+	rests            int
 	unlinkErr, clErr error
 }
 
 func (r *fakeRegion) Name() string { return "fake" }
 
 func (r *fakeRegion) ReadAt([]byte, int64) (int, error) { return 0, io.EOF }
+
+func (r *fakeRegion) Rest() { r.rests++ }
 
 func (r *fakeRegion) Unlink() error {
 	r.unlinks++
@@ -81,7 +84,7 @@ func TestReuse(t *testing.T) {
 	if err := p.Return(id, epoch); err != nil {
 		t.Fatal(err)
 	}
-	if st := p.Stats(); st.CachedRegions != 1 || st.UsedBytes != mib.Bytes() || p.Owner(1) != (OwnerStats{}) {
+	if st := p.Stats(); st.CachedRegions != 1 || st.UsedBytes != mib.Bytes() || p.Owner(1) != (OwnerStats{}) || r.rests != 1 {
 		t.Fatalf("%+v, owner %+v", st, p.Owner(1))
 	}
 	if again, same := lease(t, p, 2, mib); again != id || same != r {
