@@ -70,19 +70,28 @@ func (w *world) start(id string, p program, env ...string) *child {
 	return c
 }
 
-// remote is the environment of a node without shared memory.
-const remote = "BROKERD_NO_SHM=1"
+// remote is the environment of a node without shared memory, noLanes of one that
+// sends and receives through the broker only.
+const (
+	remote  = "BROKERD_NO_SHM=1"
+	noLanes = "BROKERD_NO_LANES=1"
+)
 
 // launchNode starts a node process.
 func (w *world) launchNode(id string, p program, env ...string) *child {
 	w.t.Helper()
+	if !w.lanes {
+		env = append(env, noLanes)
+	}
 	text, err := json.Marshal(p)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		w.t.Fatal(err)
+	self := w.binary
+	if self == "" {
+		if self, err = os.Executable(); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 	c := &child{
 		t: w.t, id: id, cmd: exec.Command(self), stderr: &lockedBuffer{}, done: make(chan struct{}),

@@ -184,7 +184,7 @@ func TestBrokerKilled(t *testing.T) {
 		}
 	}
 	w.eventually("first messages", received(least{20, 0}))
-	w.broker.crash()
+	w.crash()
 	// The nodes live on, and what they hold stays readable, with no broker at all.
 	if r := sink.report(); r.Kept == 0 {
 		t.Errorf("sink: %+v", r)

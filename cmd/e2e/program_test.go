@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,7 +34,7 @@ type program struct {
 // order is one line to a node process. Do says which of the others matter.
 type order struct {
 	ID     int
-	Do     string // send, halt, await, report, mark, recheck, release, close_output, close
+	Do     string // send, halt, await, report, mark, deafen, recheck, release, close_output, close
 	Output string // send, await, close_output
 	Count  uint64 // send: 0 is until halt; await: receivers
 
@@ -80,8 +81,10 @@ type received struct {
 type inputReport struct {
 	Lives  []*received
 	MaxGap time.Duration // longest time without a message since mark
-	Closed string        // reason; empty: open
-	Fresh  bool          // nothing received since the last (re)connect
+	P50    time.Duration // age of the messages since mark, of the last of them if there were many
+	P99    time.Duration
+	Closed string // reason; empty: open
+	Fresh  bool   // nothing received since the last (re)connect
 }
 
 // report is what a node process has seen and done.
@@ -105,10 +108,14 @@ type nodeProcess struct {
 	halt  context.Context
 	stop  context.CancelFunc
 	life  uint64
+	ears  context.Context // ends with the order to take no more messages
+	shut  context.CancelFunc
+	deaf  chan struct{} // closed when none is taken any more
 
 	mu      sync.Mutex // guards what follows
 	report  report
 	last    map[string]time.Time // by input: of the last message
+	ages    map[string]*ages     // by input: since mark
 	kept    []keptMessage
 	numbers map[string]uint64 // by output: the last sequence number
 	sending map[string]*sent
@@ -123,7 +130,7 @@ type keptMessage struct {
 func runProgram(text string) int {
 	p := &nodeProcess{
 		answers: json.NewEncoder(os.Stdout), life: rand.Uint64(),
-		report: report{Inputs: map[string]*inputReport{}}, last: map[string]time.Time{},
+		report: report{Inputs: map[string]*inputReport{}}, last: map[string]time.Time{}, ages: map[string]*ages{},
 		numbers: map[string]uint64{}, sending: map[string]*sent{},
 	}
 	if err := json.Unmarshal([]byte(text), &p.program); err != nil {
@@ -146,6 +153,8 @@ func runProgram(text string) int {
 		return 3
 	}
 	p.renewHalt()
+	p.ears, p.shut = context.WithCancel(context.Background())
+	p.deaf = make(chan struct{})
 	if p.program.Receive {
 		go p.receive()
 	}
@@ -220,6 +229,10 @@ func (p *nodeProcess) obey(o order) {
 	case "mark":
 		p.mark()
 		p.say(answer{ID: o.ID})
+	case "deafen":
+		p.shut()
+		<-p.deaf
+		p.say(answer{ID: o.ID})
 	case "recheck":
 		p.say(failed(o.ID, p.recheck(false)))
 	case "release":
@@ -236,7 +249,7 @@ func (p *nodeProcess) mark() {
 	now := time.Now()
 	for id, in := range p.report.Inputs {
 		in.MaxGap = 0
-		p.last[id] = now
+		p.last[id], p.ages[id] = now, &ages{}
 	}
 }
 
@@ -251,6 +264,7 @@ func (p *nodeProcess) currentReport() *report {
 		if c.Closed == "" {
 			c.MaxGap = max(c.MaxGap, now.Sub(p.last[id]))
 		}
+		c.P50, c.P99 = p.ages[id].percentiles()
 		c.Lives = nil
 		for _, l := range in.Lives {
 			life := *l
@@ -347,7 +361,8 @@ func publish(ctx context.Context, out *node.Output, inPlace bool, buffer []byte,
 
 // receive is the event loop of a node process.
 func (p *nodeProcess) receive() {
-	for ev := range p.n.Events(context.Background()) {
+	defer close(p.deaf)
+	for ev := range p.n.Events(p.ears) {
 		switch ev.Kind {
 		case node.EventInput:
 			p.take(ev)
@@ -388,14 +403,35 @@ func (p *nodeProcess) input(id string) *inputReport {
 	if in == nil {
 		in = &inputReport{Fresh: true}
 		p.report.Inputs[id] = in
-		p.last[id] = time.Now()
+		p.last[id], p.ages[id] = time.Now(), &ages{}
 	}
 	return in
+}
+
+// ages are how old the last messages were when they came.
+type ages struct {
+	n    int
+	last [4096]time.Duration
+}
+
+func (a *ages) add(age time.Duration) {
+	a.last[a.n%len(a.last)] = age
+	a.n++
+}
+
+func (a *ages) percentiles() (p50, p99 time.Duration) {
+	all := slices.Clone(a.last[:min(a.n, len(a.last))])
+	if len(all) == 0 {
+		return 0, 0
+	}
+	slices.Sort(all)
+	return all[len(all)/2], all[len(all)*99/100]
 }
 
 // take checks one message, enters it into the books, and keeps or releases it.
 func (p *nodeProcess) take(ev node.Event) {
 	m := ev.Message
+	age := m.Age()
 	number := uint64(m.Seq())
 	life, err := check(m.Payload(), number)
 	if err != nil {
@@ -406,6 +442,7 @@ func (p *nodeProcess) take(ev node.Event) {
 	now := time.Now()
 	in.MaxGap = max(in.MaxGap, now.Sub(p.last[ev.Input]))
 	p.last[ev.Input] = now
+	p.ages[ev.Input].add(age)
 	in.Closed = ""
 	if fault := in.enter(life, number, m.Dropped(), len(m.Payload())); fault != "" {
 		p.say(answer{Fault: ev.Input + ": " + fault})

@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -67,13 +68,16 @@ type torture struct {
 	*world
 	sending map[string]<-chan answer // by node
 	first   map[string]files         // by node: descriptors before the first kill
+	far     bool                     // the second receiver has no shared memory
 }
 
 // startTorture starts everybody; second is the environment of the second
 // receiver.
-func startTorture(t *testing.T, policy, hold string, second ...string) *torture {
+func startTorture(t *testing.T, lanes bool, policy, hold string, second ...string) *torture {
 	t.Helper()
 	w := &torture{world: newWorld(t, fmt.Sprintf(tortureFlow, policy, hold)), sending: map[string]<-chan answer{}, first: map[string]files{}}
+	w.lanes = lanes
+	w.far = slices.Contains(second, remote)
 	w.start("first", holding)
 	w.start("second", holding, second...)
 	for _, id := range []string{"source", "other"} {
@@ -81,6 +85,7 @@ func startTorture(t *testing.T, policy, hold string, second ...string) *torture 
 		w.send(id)
 	}
 	w.flowing()
+	w.allOnLanes()
 	for _, c := range w.nodes {
 		w.first[c.id] = w.filesOf(c)
 		if c.id == "first" || c.id == "second" {
@@ -93,6 +98,17 @@ func startTorture(t *testing.T, policy, hold string, second ...string) *torture 
 	}
 	w.first[""] = base
 	return w
+}
+
+// allOnLanes waits until every edge is on a lane that can be.
+func (w *torture) allOnLanes() {
+	w.t.Helper()
+	switch {
+	case w.lanes && w.far:
+		w.onLanes("first/source", "first/other")
+	case w.lanes:
+		w.onLanes()
+	}
 }
 
 func (w *torture) filesOf(c *child) files {
@@ -162,6 +178,7 @@ func moment() { time.Sleep(time.Duration(rand.IntN(100_000)) * time.Microsecond)
 func (w *torture) end(bound time.Duration, survivors ...string) {
 	w.t.Helper()
 	w.flowing()
+	w.allOnLanes()
 	var gaps []string
 	note := func(who string, gap time.Duration) {
 		gaps = append(gaps, fmt.Sprintf("%s %v", who, gap.Round(time.Millisecond)))
@@ -263,27 +280,35 @@ func (w *torture) killSender() {
 
 func (w *torture) killBroker() {
 	w.t.Helper()
-	w.broker.crash()
+	w.crash()
 	moment()
 	w.startBroker(w.broker.addr)
-	for _, name := range shmNames(w.prefix) {
-		if !strings.HasPrefix(name, w.prefix+"-"+w.broker.instance) {
-			w.t.Errorf("left in %s by the broker before: %s", shmDir, name)
-		}
-	}
 	w.eventually("nodes are back", func(s wire.Status) error {
 		for _, n := range s.Nodes {
 			if !n.Connected {
 				return fmt.Errorf("%s is not", n.Node)
 			}
 		}
-		return nil
+		var err error
+		w.foreignNames(func(format string, args ...any) { err = fmt.Errorf(format, args...) })
+		return err
 	})
 }
 
-func TestTortureReceiver(t *testing.T) {
-	t.Parallel()
-	w := startTorture(t, "block", "10s")
+// foreignNames complains about what brokers before this one have left in shared
+// memory.
+func (w *world) foreignNames(complain func(format string, args ...any)) {
+	for _, name := range shmNames(w.prefix) {
+		if !strings.HasPrefix(name, w.prefix+"-"+w.broker.instance) {
+			complain("left in %s by the broker before: %s", shmDir, name)
+		}
+	}
+}
+
+func TestTortureReceiver(t *testing.T) { bothPaths(t, tortureReceiver) }
+
+func tortureReceiver(t *testing.T, lanes bool) {
+	w := startTorture(t, lanes, "block", "10s")
 	for range rounds(t) {
 		moment()
 		w.killReceiver()
@@ -292,9 +317,10 @@ func TestTortureReceiver(t *testing.T) {
 	w.end(goOnWithin, "source", "other", "second/source", "second/other")
 }
 
-func TestTortureSender(t *testing.T) {
-	t.Parallel()
-	w := startTorture(t, "block", "10s")
+func TestTortureSender(t *testing.T) { bothPaths(t, tortureSender) }
+
+func tortureSender(t *testing.T, lanes bool) {
+	w := startTorture(t, lanes, "block", "10s")
 	for range rounds(t) {
 		moment()
 		w.killSender()
@@ -303,9 +329,10 @@ func TestTortureSender(t *testing.T) {
 	w.end(goOnWithin, "other", "first/other", "second/other")
 }
 
-func TestTortureBroker(t *testing.T) {
-	t.Parallel()
-	w := startTorture(t, "block", "10s")
+func TestTortureBroker(t *testing.T) { bothPaths(t, tortureBroker) }
+
+func tortureBroker(t *testing.T, lanes bool) {
+	w := startTorture(t, lanes, "block", "10s")
 	for range rounds(t) {
 		moment()
 		w.killBroker()
@@ -320,9 +347,10 @@ func TestTortureBroker(t *testing.T) {
 }
 
 // Everything in one run, with a remote receiver among them.
-func TestTortureMixed(t *testing.T) {
-	t.Parallel()
-	w := startTorture(t, "block", "10s", remote)
+func TestTortureMixed(t *testing.T) { bothPaths(t, tortureMixed) }
+
+func tortureMixed(t *testing.T, lanes bool) {
+	w := startTorture(t, lanes, "block", "10s", remote)
 	w.regionFiles = 2
 	kills := []func(){w.killReceiver, w.killSender, w.killBroker}
 	for round := range rounds(t) {
@@ -337,9 +365,10 @@ func TestTortureMixed(t *testing.T) {
 
 // A receiver that is stopped keeps what it holds, however long; nobody else
 // notices.
-func TestTortureStop(t *testing.T) {
-	t.Parallel()
-	w := startTorture(t, "drop-oldest", "300ms")
+func TestTortureStop(t *testing.T) { bothPaths(t, tortureStop) }
+
+func tortureStop(t *testing.T, lanes bool) {
+	w := startTorture(t, lanes, "drop-oldest", "300ms")
 	for range min(rounds(t), 10) {
 		moment()
 		first := w.node("first")

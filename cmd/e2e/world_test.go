@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,7 +33,12 @@ type world struct {
 	args   []string
 	broker *daemon
 	nodes  []*child
+	past   []*daemon // brokers that were killed
 	ended  bool
+	// lanes lets the nodes have lanes; else they all go through the broker.
+	lanes bool
+	// binary is what the next node process runs; empty: this test.
+	binary string
 	// restarts is set when a sender was killed and started again.
 	restarts bool
 	// reloaded is set when edges were removed: their drops are in the log only.
@@ -392,10 +398,41 @@ func (w *world) expected(e entry) bool {
 }
 
 // crash kills the broker as SIGKILL does, and waits until it is gone.
-func (b *daemon) crash() {
+func (w *world) crash() {
+	b := w.broker
 	_ = b.cmd.Process.Kill()
 	<-b.done
 	b.control.Close()
+	w.past = append(w.past, b)
+}
+
+// onLanes waits until edges, named by their receivers, are on lanes; all of them
+// if none is named.
+func (w *world) onLanes(edges ...string) wire.Status {
+	w.t.Helper()
+	return w.eventually("lanes", func(s wire.Status) error {
+		for _, e := range s.Edges {
+			if (len(edges) == 0 || slices.Contains(edges, e.To)) && e.Path != "lane" {
+				return fmt.Errorf("%s→%s is %s: %s", e.From, e.To, e.Path, e.PathReason)
+			}
+		}
+		return nil
+	})
+}
+
+// bothPaths runs a test with nodes that have lanes, and with nodes that do not.
+func bothPaths(t *testing.T, test func(t *testing.T, lanes bool)) {
+	t.Parallel()
+	for _, lanes := range []bool{false, true} {
+		name := "brokered"
+		if lanes {
+			name = "lanes"
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, lanes)
+		})
+	}
 }
 
 // peer opens a connection without any library.

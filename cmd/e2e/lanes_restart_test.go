@@ -1,0 +1,151 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+const restartFlow = `nodes:
+  - id: source
+    path: dynamic
+    outputs: [frames]
+  - id: block
+    path: dynamic
+    inputs:
+      frames: {source: source/frames, policy: block, queue_size: 256}
+  - id: slow
+    path: dynamic
+    inputs:
+      frames: {source: source/frames, queue_size: 8}
+`
+
+// The broker is killed while ten thousand messages a second run on lanes, again
+// and again: nobody loses one that is not in the log of one of the brokers,
+// nobody gets one twice, nobody waits.
+func TestLanesBrokerKilled(t *testing.T) {
+	t.Parallel()
+	w := laneWorld(t, restartFlow)
+	source := w.start("source", program{})
+	receivers := map[string]*child{
+		"block": w.start("block", program{Receive: true, Keep: 2}),
+		"slow":  w.start("slow", program{Receive: true, Keep: 2, Sleep: time.Millisecond}),
+	}
+	source.do(order{Do: "await", Output: "frames", Count: 2})
+	w.onLanes()
+	reply := source.begin(order{Do: "send", Output: "frames", Sizes: []int{64, 512, 6000, 200}, Every: 100 * time.Microsecond})
+	for range rounds(t) {
+		w.got(receivers["slow"], "frames", 300)
+		moment()
+		w.crash()
+		begun := time.Now()
+		w.got(receivers["slow"], "frames", 100) // nobody notices
+		t.Logf("100 messages without a broker in %v", time.Since(begun).Round(time.Millisecond))
+		moment()
+		w.startBroker(w.broker.addr)
+		w.adopted(source, receivers["block"], receivers["slow"])
+	}
+	w.got(receivers["slow"], "frames", 300)
+	source.do(order{Do: "halt"})
+	s := source.result(reply)
+	source.do(order{Do: "close_output", Output: "frames"})
+	t.Logf("%d messages in %v, the longest pause between two %v", s.Sent, s.Elapsed.Round(time.Millisecond), s.MaxGap.Round(time.Millisecond))
+	ins := map[string]*inputReport{}
+	for id, c := range receivers {
+		ins[id] = w.closed(c, "frames")
+		c.do(order{Do: "release"})
+		if n := c.report().Stats.Reconnects; n < uint64(rounds(t)) {
+			t.Errorf("%s has connected again %d times only", id, n)
+		}
+	}
+	whole(t, "block", ins["block"], s.Sent)
+	if gap := max(s.MaxGap, ins["block"].MaxGap); gap > goOnWithin {
+		t.Errorf("no message for %v", gap)
+	}
+	w.eventually("the last messages", settled)
+	w.slotsFree(source)
+	w.finish()
+	w.checkSlow(ins["slow"], s.Sent)
+	t.Logf("longest waits: block %v, slow %v", ins["block"].MaxGap.Round(time.Millisecond), ins["slow"].MaxGap.Round(time.Millisecond))
+}
+
+// checkSlow sets what a receiver of a dropping edge has got against the logs of
+// all brokers.
+func (w *world) checkSlow(in *inputReport, sent uint64) {
+	w.t.Helper()
+	var logged uint64
+	var parts []uint64
+	for _, b := range append(w.past, w.broker) {
+		sums, wrong := b.log.drops(false)
+		for _, err := range wrong {
+			w.t.Error(err)
+		}
+		var part uint64
+		for key, sum := range sums {
+			if key.to != "slow/frames" {
+				w.t.Errorf("%d drops of %v", sum.count, key)
+			}
+			part += sum.count
+		}
+		parts = append(parts, part)
+		logged += part
+	}
+	l := in.Lives[0]
+	w.t.Logf("slow: %d received, %d logged as dropped by %d brokers %v, of %d", l.Count, logged, len(parts), parts, sent)
+	if l.Count+logged != sent {
+		w.t.Errorf("slow: %d received and %d logged as dropped are %d, of %d", l.Count, logged, l.Count+logged, sent)
+	}
+	tail := sent - l.Spans[len(l.Spans)-1][1]
+	if missing := gapsOf(l.Spans, 1, sent).count; missing != logged || l.Dropped+tail != logged {
+		w.t.Errorf("slow: %d numbers are missing, the messages announced %d and %d came after the last, the logs have %d", missing, l.Dropped, tail, logged)
+	}
+}
+
+// got waits until a receiver has got so many more messages.
+func (w *world) got(c *child, input string, more uint64) {
+	w.t.Helper()
+	count := func() (n uint64) {
+		if in := c.report().Inputs[input]; in != nil {
+			for _, l := range in.Lives {
+				n += l.Count
+			}
+		}
+		return n
+	}
+	goal := count() + more
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		n := count()
+		if n >= goal {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s/%s gets nothing any more: %d messages, %d to come", c.id, input, n, goal-n)
+		}
+	}
+}
+
+// adopted waits until a new broker has everything that the nodes have: their
+// lanes, and what the brokers before called otherwise.
+func (w *world) adopted(nodes ...*child) {
+	w.t.Helper()
+	for _, c := range nodes {
+		e := w.broker.log.await(w.t, 0, "node brought what it uses from a broker that died", "node", c.id)
+		if e.number("lanes") != e.number("lanes_offered") || e.number("lanes") == 0 {
+			w.t.Errorf("not all lanes of %s were taken over: %s", c.id, e.raw)
+		}
+	}
+	s := w.onLanes()
+	for _, n := range s.Nodes {
+		if n.Node == "source" && n.Regions == 0 {
+			w.t.Errorf("the sender's regions were not taken over: %+v", n)
+		}
+	}
+	w.eventually("nothing is left of the brokers before", func(wire.Status) (err error) {
+		w.foreignNames(func(format string, args ...any) { err = fmt.Errorf(format, args...) })
+		return err
+	})
+}
