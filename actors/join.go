@@ -282,7 +282,7 @@ func (c *core) dropUnconsumed(now time.Time, s *session, reason wire.DropReason)
 // message that waits for them.
 func (c *core) closeOutput(now time.Time, o *output, reason string) {
 	for _, e := range o.edges {
-		if l := e.lane; l != nil && l.sender.sess == o.node.sess {
+		if l := e.lane; l != nil {
 			c.closeLane(now, l, reason)
 		}
 		if e.sess != nil && e.closing == "" {

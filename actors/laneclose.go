@@ -107,11 +107,7 @@ func (c *core) laneOver(now time.Time, l *edgeLane) {
 		s.starting = slices.DeleteFunc(s.starting, func(x *edgeLane) bool { return x == l })
 	}
 	c.settleBooks(now, l)
-	if s := l.sender.sess; s != nil && !s.joined() {
-		for _, r := range s.regions {
-			c.reclaim(r)
-		}
-	}
+	c.reclaimRead(l)
 	if e := l.edge; e.lane == l {
 		e.lane = nil
 		if s := e.sess; s != nil {
@@ -124,6 +120,16 @@ func (c *core) laneOver(now time.Time, l *edgeLane) {
 		}
 	}
 	c.maybeEnd(now, l)
+}
+
+// reclaimRead takes back the regions of a sender that has left, now that one
+// lane less is read.
+func (c *core) reclaimRead(l *edgeLane) {
+	if s := l.sender.sess; s != nil && !s.joined() {
+		for _, r := range s.regions {
+			c.reclaim(r)
+		}
+	}
 }
 
 // laneDone is a node that has let go of its end.
@@ -331,9 +337,8 @@ func (c *core) laneHeld(now time.Time, s *session, m *wire.LaneHeld) *wire.Error
 // settingsChanged is why a lane is replaced by another one.
 const settingsChanged = "settings of the edge have changed"
 
-// cutRemoved ends the lane of an edge that a reload has removed.
-func (c *core) cutRemoved(now time.Time, e *edge) {
-	l := e.lane
+// cutRemoved ends the lane of an edge that a reload has removed, if it had one.
+func (c *core) cutRemoved(now time.Time, l *edgeLane) {
 	if l == nil {
 		return
 	}

@@ -249,6 +249,7 @@ func (c *core) abandon(now time.Time, l *edgeLane) {
 	if l.edge.lane == l {
 		l.edge.lane = nil
 	}
+	c.reclaimRead(l)
 	c.endLane(now, l)
 }
 

@@ -202,16 +202,17 @@ func (c *core) reconfigure(now time.Time, e *edge, in dataflow.Input) {
 // removeEdge ends an edge. What waits in it is dropped; what is held stays held.
 func (c *core) removeEdge(now time.Time, e *edge) {
 	e.closed = true
+	l := e.lane
 	if s := e.sess; s != nil {
 		c.cancelClosing(e)
 		c.detachEdge(now, s, e, wire.DropClosed)
 		s.ready.remove(func(x *edge) bool { return x == e })
-		c.cutRemoved(now, e)
+		c.cutRemoved(now, l)
 		c.send(s, &wire.InputClosed{Input: e.index, Reason: "input removed from the dataflow"})
 	}
 	if e.source != nil {
 		e.source.edges = slices.DeleteFunc(e.source.edges, func(x *edge) bool { return x == e })
-		c.cutRemoved(now, e)
+		c.cutRemoved(now, l)
 		c.updateFlow(e.source, true)
 	}
 }

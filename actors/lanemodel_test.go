@@ -1,0 +1,472 @@
+package actors
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/brokerd/brokerd/dataflow"
+	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/shmpool/lane"
+	"github.com/brokerd/brokerd/wire"
+)
+
+// TestLanesKeepTheirBooks plays nodes with lanes. Frames take their time in both
+// directions, so that events meet in every order. Slots of the senders' regions
+// have a ledger, as in shared memory: no slot may be used again while somebody
+// reads it, and at the end none may be left over.
+func TestLanesKeepTheirBooks(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := newLaneModel(rt)
+		if rapid.Bool().Draw(rt, "warm") {
+			m.warm()
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"": m.verify,
+			"join": func(rt *rapid.T) {
+				node := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "node")
+				if m.peers[node] != nil {
+					rt.Skip("connected")
+				}
+				m.join(node, rapid.IntRange(0, 7).Draw(rt, "remote") == 0, rapid.IntRange(0, 9).Draw(rt, "plain") == 0)
+			},
+			"leave":    m.leave,
+			"ghost":    m.ghost,
+			"transmit": func(rt *rapid.T) { p := m.peer(rt); p.transmit(rapid.IntRange(1, 8).Draw(rt, "count")) },
+			"read":     func(rt *rapid.T) { p := m.peer(rt); p.read(rapid.IntRange(1, 8).Draw(rt, "count")) },
+			"publish":  m.publish,
+			"pop":      func(rt *rapid.T) { m.peer(rt).pop(rapid.IntRange(1, 4).Draw(rt, "count")) },
+			"release":  func(rt *rapid.T) { m.peer(rt).release(rapid.IntRange(1, 4).Draw(rt, "count")) },
+			"receive":  func(rt *rapid.T) { m.peer(rt).receive(rapid.IntRange(0, 8).Draw(rt, "more")) },
+			"reap":     func(rt *rapid.T) { m.peer(rt).reap() },
+			"answer":   func(rt *rapid.T) { m.answer(rapid.IntRange(0, 9).Draw(rt, "deny") == 0) },
+			"region":   func(rt *rapid.T) { m.peer(rt).askRegion() },
+			"all":      func(rt *rapid.T) { m.everything(1) },
+			"fault":    m.fault,
+			"end":      m.end,
+			"reload":   m.reload,
+			"wait": func(rt *rapid.T) {
+				m.w.play("wait "+rapid.SampledFrom([]string{"10ms", "100ms", "1s"}).Draw(rt, "time"), "")
+			},
+		})
+		m.finish(rt)
+	})
+}
+
+// laneModel is what well-behaved nodes know and do, and what they share.
+type laneModel struct {
+	t       tb
+	w       *world
+	next    ConnID
+	peers   map[string]*lanePeer
+	ghosts  []*lanePeer // processes without a connection
+	seq     map[string]wire.Seq
+	lost    map[string]map[wire.Seq]bool // never sent, or said to have failed
+	ledger  map[place]uint64
+	content map[place]wire.Seq
+	leased  map[wire.RegionID]bool // with the router
+}
+
+// lanePeer is one connected node. It is an actors.Conn.
+type lanePeer struct {
+	m                   *laneModel
+	id                  ConnID
+	node                string
+	local, closed       bool
+	inbox, outbox       []wire.Message
+	ports               *wire.Ports
+	ended               map[wire.OutputIndex]bool
+	flow                map[wire.OutputIndex]wire.Flow
+	published           map[wire.OutputIndex]uint64
+	free                []place
+	lent                map[place]uint64 // the sender's own copy of what it wrote to the ledger
+	tokens              map[wire.Token]place
+	places              []place // by cookie
+	delivered, consumed uint64
+	held                []wire.Token
+	lastSeq             map[wire.InputIndex]wire.Seq
+	opened              map[wire.RegionID]wire.RegionID
+	retired             map[wire.RegionID]bool
+	out, in             map[wire.RegionID]*modelLane
+	holds               []laneHold
+}
+
+// modelLane is one end of a lane.
+type modelLane struct {
+	wire.LaneGrant
+	producer *lane.Producer
+	consumer *lane.Consumer
+	answered bool
+	started  bool
+	gone     bool // found closed, or faulty
+	closed   bool // LaneClose has come
+}
+
+type laneHold struct {
+	at  place
+	bit uint8
+	seq wire.Seq
+}
+
+func newLaneModel(rt *rapid.T) *laneModel {
+	m := &laneModel{
+		t: rt, w: newWorld(rt), peers: map[string]*lanePeer{}, seq: map[string]wire.Seq{}, lost: map[string]map[wire.Seq]bool{},
+		ledger: map[place]uint64{}, content: map[place]wire.Seq{}, leased: map[wire.RegionID]bool{},
+	}
+	m.w.start("test", true)
+	f, _, err := dataflow.Parse("f", []byte(modelFlow), dataflow.Options{})
+	if err != nil {
+		rt.Fatal(err)
+	}
+	if err := m.w.core.reload(m.w.now, []*dataflow.Flow{f}); err != nil {
+		rt.Fatal(err)
+	}
+	return m
+}
+
+// warm has all nodes there, with memory and lanes.
+func (m *laneModel) warm() {
+	for _, node := range []string{"a", "b", "c"} {
+		m.join(node, false, false)
+		m.peers[node].askRegion()
+	}
+	m.everything(3)
+}
+
+func (m *laneModel) join(node string, remote, plain bool) {
+	m.next++
+	p := &lanePeer{
+		m: m, id: m.next, node: node, local: !remote, ended: map[wire.OutputIndex]bool{},
+		flow: map[wire.OutputIndex]wire.Flow{}, published: map[wire.OutputIndex]uint64{},
+		lent: map[place]uint64{}, tokens: map[wire.Token]place{}, lastSeq: map[wire.InputIndex]wire.Seq{},
+		opened: map[wire.RegionID]wire.RegionID{}, retired: map[wire.RegionID]bool{}, out: map[wire.RegionID]*modelLane{}, in: map[wire.RegionID]*modelLane{},
+	}
+	m.peers[node] = p
+	m.w.core.connEvent(m.w.now, &ConnEvent{Type: ConnOpened, ID: p.id, Conn: p})
+	hello := &wire.Hello{VersionMin: 1, VersionMax: 1, Dataflow: "f", Node: node, Features: wire.FeatureLanes}
+	if plain {
+		hello.Features = 0
+	}
+	nonce := "right"
+	if remote {
+		nonce = ""
+	}
+	m.w.say(p.id, hello)
+	m.w.say(p.id, &wire.Attach{Nonce: []byte(nonce)})
+	m.w.play("flush", "")
+}
+
+func (m *laneModel) peer(rt *rapid.T) *lanePeer {
+	if len(m.peers) == 0 {
+		rt.Skip("nobody is there")
+	}
+	return m.peers[rapid.SampledFrom(keys(m.peers)).Draw(rt, "peer")]
+}
+
+// leave breaks a connection off. What was under way is lost, or not.
+func (m *laneModel) leave(rt *rapid.T) {
+	p := m.peer(rt)
+	if rapid.IntRange(0, 3).Draw(rt, "often enough") > 0 {
+		rt.Skip("stays")
+	}
+	p.transmit(rapid.IntRange(0, len(p.outbox)).Draw(rt, "sent"))
+	m.disconnect(p, p.local && rapid.Bool().Draw(rt, "alive"))
+}
+
+func (m *laneModel) disconnect(p *lanePeer, alive bool) {
+	for _, msg := range p.outbox {
+		switch msg := msg.(type) {
+		case *wire.Publish:
+			m.losing(p.key(msg.Output), msg.Seq)
+		}
+	}
+	delete(m.peers, p.node)
+	how := ""
+	if alive {
+		how = " alive"
+		m.ghosts = append(m.ghosts, p)
+	}
+	m.w.play(fmt.Sprintf("close %d%s", p.id, how), "")
+}
+
+func (m *laneModel) losing(key string, seq wire.Seq) {
+	if m.lost[key] == nil {
+		m.lost[key] = map[wire.Seq]bool{}
+	}
+	m.lost[key][seq] = true
+}
+
+// ghost is a process without connection: it lets go of something, or ends.
+func (m *laneModel) ghost(rt *rapid.T) {
+	if len(m.ghosts) == 0 {
+		rt.Skip("no ghosts")
+	}
+	p := m.ghosts[0]
+	if p.pop(1); rapid.Bool().Draw(rt, "ends") {
+		m.ghosts = m.ghosts[1:]
+		p.holds = nil
+		m.w.play(fmt.Sprintf("die %d", p.id), "")
+		return
+	}
+	p.release(1)
+}
+
+func (m *laneModel) publish(rt *rapid.T) {
+	p := m.peer(rt)
+	if p.ports == nil || len(p.ports.Outputs) == 0 {
+		rt.Skip("no outputs")
+	}
+	out := wire.OutputIndex(rapid.IntRange(0, len(p.ports.Outputs)-1).Draw(rt, "output"))
+	for range rapid.IntRange(1, 6).Draw(rt, "count") {
+		if !p.publish(out, rapid.Bool().Draw(rt, "shared")) {
+			return
+		}
+	}
+}
+
+// fault is a node that finds a lane faulty.
+func (m *laneModel) fault(rt *rapid.T) {
+	p := m.peer(rt)
+	if rapid.IntRange(0, 3).Draw(rt, "often enough") > 0 {
+		rt.Skip("nothing wrong")
+	}
+	for _, lanes := range []map[wire.RegionID]*modelLane{p.out, p.in} {
+		for _, id := range slices.Sorted(maps.Keys(lanes)) {
+			if l := lanes[id]; l.started && !l.gone {
+				l.gone = l.Role == wire.LaneSender
+				p.say(&wire.LaneFault{Lane: id, Text: "broken"})
+				return
+			}
+		}
+	}
+	rt.Skip("no lane")
+}
+
+func (m *laneModel) end(rt *rapid.T) {
+	p := m.peer(rt)
+	if p.ports == nil || len(p.ports.Outputs) == 0 || rapid.IntRange(0, 7).Draw(rt, "often enough") > 0 {
+		rt.Skip("goes on")
+	}
+	p.ended[0] = true
+	p.say(&wire.OutputClose{})
+}
+
+func (m *laneModel) reload(rt *rapid.T) {
+	text := modelFlow
+	for _, r := range [][2]string{
+		{"queue_size: 4, policy: block", "queue_size: 2, policy: block"},
+		{"i: {source: a/o, queue_size: 1}", "i: {source: a/o, queue_size: 7}"},
+		{"{source: c/o, queue_size: 3}", "{source: c/o, queue_size: 3, policy: drop-newest}"},
+		{"      i: {source: a/o, queue_size: 5, policy: drop-newest}\n", ""},
+	} {
+		if rapid.Bool().Draw(rt, "changed") {
+			text = strings.Replace(text, r[0], r[1], 1)
+		}
+	}
+	m.w.play("flow f", text)
+}
+
+// answer has the pool do the oldest thing that it was asked.
+func (m *laneModel) answer(deny bool) bool {
+	for len(m.w.pool) > 0 {
+		switch r := m.w.pool[0]; r.kind {
+		case poolReturn, poolDiscard:
+			if !m.leased[r.region] {
+				m.t.Fatalf("region %d was given back twice", r.region)
+			}
+			delete(m.leased, r.region)
+		case poolGrant, poolLane:
+			if deny {
+				m.w.play("answer deny=full", "")
+				return true
+			}
+			m.leased[m.w.last+1] = true
+			m.w.play("answer", "")
+			return true
+		case poolRead:
+			m.w.play("answer", "")
+			return true
+		}
+		m.w.pool = m.w.pool[1:]
+	}
+	return false
+}
+
+func (m *laneModel) verify(rt *rapid.T) {
+	m.t, m.w.t = rt, rt
+	m.w.core.check(rt)
+	for _, p := range m.peers {
+		if p.closed {
+			rt.Fatalf("%s kept to the protocol and was cut off: %s", p.node, m.w.out.String())
+		}
+	}
+	m.w.core.eachEdge(func(e *edge) {
+		if e.policy == wire.PolicyBlock && e.dropTotal(wire.DropQueueFull) > 0 {
+			rt.Fatalf("%s lost messages although its policy is block", e.to)
+		}
+	})
+}
+
+// everything lets all that is under way happen.
+func (m *laneModel) everything(rounds int) {
+	for range rounds {
+		for _, node := range keys(m.peers) {
+			p := m.peers[node]
+			p.transmit(len(p.outbox))
+			p.read(len(p.inbox))
+			p.pop(100)
+			p.release(100)
+			p.receive(100)
+			p.reap()
+		}
+		for m.answer(false) {
+		}
+		m.w.play("wait 100ms", "")
+	}
+}
+
+// finish plays everything to its end and looks for what is left over.
+func (m *laneModel) finish(rt *rapid.T) {
+	m.t, m.w.t = rt, rt
+	for len(m.ghosts) > 0 {
+		m.w.play(fmt.Sprintf("die %d", m.ghosts[0].id), "")
+		m.ghosts = m.ghosts[1:]
+	}
+	m.everything(30)
+	m.verify(rt)
+	for _, p := range m.peers {
+		if len(p.lent) > 0 {
+			rt.Fatalf("%s never got back %d slots: %v", p.node, len(p.lent), p.lent)
+		}
+	}
+	m.w.core.eachEdge(func(e *edge) {
+		if l := e.lane; l != nil && l.books.queued() > 0 || e.sess != nil && e.timer == nil && e.queue.len() > 0 {
+			rt.Fatalf("%s is stuck: %d queued, lane %+v", e.to, e.queue.len(), l)
+		}
+		local := e.timer == nil && m.peers[e.node.id] != nil && m.peers[e.source.node.id] != nil
+		if local && e.lane == nil && m.w.core.laneObstacle(e) == "" {
+			rt.Fatalf("%s could have a lane and has none", e.to)
+		}
+	})
+	for _, node := range keys(m.peers) {
+		m.disconnect(m.peers[node], false)
+	}
+	m.w.play("wait 1s", "")
+	for m.answer(false) {
+	}
+	c := m.w.core
+	c.check(rt)
+	if len(m.leased) > 0 || len(c.lanes)+len(c.regions)+len(c.asked)+len(c.laneList) > 0 || c.busy() {
+		rt.Fatalf("left over: leased %v, %d lanes, %d regions, %d questions, busy %v", m.leased, len(c.lanes), len(c.regions), len(c.asked), c.busy())
+	}
+	c.eachEdge(func(e *edge) {
+		if st := &e.stats; st.published != st.delivered+st.dropped+st.noReceiver {
+			rt.Fatalf("%s: at the end %d published, %d delivered, %d dropped, %d without receiver", e.to, st.published, st.delivered, st.dropped, st.noReceiver)
+		}
+	})
+}
+
+// key names an output over all sessions of its node.
+func (p *lanePeer) key(out wire.OutputIndex) string { return p.node + "/" + p.ports.Outputs[out].ID }
+
+func (p *lanePeer) say(msg wire.Message) { p.outbox = append(p.outbox, msg) }
+
+func (p *lanePeer) transmit(n int) {
+	for range min(n, len(p.outbox)) {
+		msg := p.outbox[0]
+		p.outbox = p.outbox[1:]
+		p.m.w.say(p.id, msg)
+	}
+	p.m.w.play("flush", "")
+}
+
+// Send queues what the router says until the node reads it.
+func (p *lanePeer) Send(b []byte) {
+	for len(b) > 0 {
+		body, rest, err := wire.NextFrame(b, 1<<30)
+		if err != nil || body == nil {
+			p.m.t.Fatalf("half a frame: %v", err)
+		}
+		b = rest
+		msg, err := wire.NewDecoder().Decode(bytes.Clone(body))
+		if err != nil {
+			p.m.t.Fatal(err)
+		}
+		p.inbox = append(p.inbox, msg)
+	}
+}
+func (p *lanePeer) Established(bool)   {}
+func (p *lanePeer) Close()             { p.closed = true }
+func (p *lanePeer) RemoteAddr() string { return p.node }
+
+func (p *lanePeer) read(n int) {
+	for range min(n, len(p.inbox)) {
+		msg := p.inbox[0]
+		p.inbox = p.inbox[1:]
+		p.take(msg)
+	}
+}
+
+func (p *lanePeer) askRegion() {
+	if p.local {
+		p.say(&wire.RegionRequest{SlotBytes: 4096, Slots: 6})
+	}
+}
+
+func (p *lanePeer) receive(more int) {
+	p.consumed = p.delivered
+	p.say(&wire.Next{Limit: p.delivered + uint64(more), Consumed: p.consumed})
+}
+
+func (p *lanePeer) release(n int) {
+	k := min(n, len(p.held))
+	if k > 0 {
+		p.say(&wire.Done{Tokens: p.held[:k:k]})
+		p.held = p.held[k:]
+	}
+	for range min(n, len(p.holds)) {
+		h := p.holds[0]
+		p.holds = p.holds[1:]
+		p.intact(h.at, h.seq)
+		p.m.ledger[h.at] &^= 1 << h.bit
+	}
+}
+
+// intact fails if a slot was used again while this node reads it.
+func (p *lanePeer) intact(at place, seq wire.Seq) {
+	if have := p.m.content[at]; have != seq {
+		p.m.t.Fatalf("%s reads message %d in %v, where message %d is now", p.node, seq, at, have)
+	}
+}
+
+// reap takes back slots that nobody has any more, and then lanes.
+func (p *lanePeer) reap() {
+	for at, mask := range p.lent {
+		if p.m.ledger[at]&mask == 0 {
+			delete(p.lent, at)
+			if !p.retired[at.region] {
+				p.free = append(p.free, at)
+			}
+		}
+	}
+	slices.SortFunc(p.free, func(a, b place) int { return int(a.region) - int(b.region) + int(a.offset) - int(b.offset) })
+	for _, id := range slices.Sorted(maps.Keys(p.out)) {
+		l := p.out[id]
+		held := false
+		for at, mask := range p.lent {
+			held = held || p.m.ledger[at]&mask&(1<<l.Bit) != 0
+		}
+		if l.closed && !held {
+			delete(p.out, id)
+			p.say(&wire.LaneDone{Lane: id})
+		}
+	}
+}
+
+// geometry is that of all regions in the model.
+var modelGeometry = shmpool.Geometry{SlotBytes: 4096, Slots: 6}
