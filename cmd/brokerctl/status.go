@@ -41,7 +41,7 @@ the last interval.`,
 		ValidArgsFunction: t.completeDataflows,
 	}
 	command.Flags().BoolVarP(&watch, "watch", "w", false, "keep showing it")
-	command.Flags().BoolVarP(&verbose, "verbose", "v", false, "why each edge has its path, in full")
+	command.Flags().BoolVarP(&verbose, "verbose", "v", false, "why each edge has its path, one by one")
 	command.Flags().DurationVar(&interval, "interval", time.Second, "time between two looks of --watch")
 	command.RunE = func(command *cobra.Command, args []string) error {
 		if interval < 100*time.Millisecond {
@@ -234,7 +234,13 @@ func statusLines(s, before *wire.Status, verbose, colours bool) []string {
 	lines = append(lines, nodeTable(s).lines(colours)...)
 	if len(s.Edges) > 0 {
 		lines = append(lines, "")
-		lines = append(lines, edgeTable(s, before, verbose).lines(colours)...)
+		lines = append(lines, edgeTable(s, before).lines(colours)...)
+		for i, line := range pathLines(s, verbose) {
+			if i == 0 {
+				lines = append(lines, "")
+			}
+			lines = append(lines, line)
+		}
 	}
 	return lines
 }

@@ -7,12 +7,12 @@ import (
 	"github.com/brokerd/brokerd/wire"
 )
 
-func edgeTable(s, before *wire.Status, verbose bool) *table {
+func edgeTable(s, before *wire.Status) *table {
 	t := &table{head: []cell{text("EDGE"), text("PATH"), text("POLICY"), number("QUEUE"), number("HELD")}}
 	if before != nil {
 		t.head = append(t.head, number("HZ"), number("MB/S"), number("DROPS/S"))
 	}
-	t.head = append(t.head, number("DELIVERED"), number("DROPPED"), number("P50 MS"), number("P99 MS"), text("MOST DROPPED BY"), text("WHY THIS PATH"))
+	t.head = append(t.head, number("DELIVERED"), number("DROPPED"), number("P50 MS"), number("P99 MS"), text("MOST DROPPED BY"))
 	earlier := map[string]*wire.EdgeStatus{}
 	if before != nil {
 		for i := range before.Edges {
@@ -33,7 +33,7 @@ func edgeTable(s, before *wire.Status, verbose bool) *table {
 			dropped = inked(yellow, dropped)
 		}
 		t.rows = append(t.rows, append(row, number(grouped(e.Delivered)), dropped, latency(e, e.LatencyP50MS), latency(e, e.LatencyP99MS),
-			text(mostDropped(e.Drops)), pathReason(e, verbose)))
+			text(mostDropped(e.Drops))))
 	}
 	return t
 }
@@ -49,19 +49,28 @@ func pathCell(e *wire.EdgeStatus) cell {
 	return text(e.Path)
 }
 
-// pathReasonLetters is how much of a reason fits beside the rest.
-const pathReasonLetters = 40
-
-// pathReason says why an edge has its path. Unless asked, only of those whose
-// messages take a longer way than they could.
-func pathReason(e *wire.EdgeStatus, verbose bool) cell {
-	switch {
-	case verbose:
-		return text(e.PathReason)
-	case e.Path == pathLane:
-		return text("")
+// pathLines says why edges have their paths: of all edges if asked, else of those
+// whose messages take a longer way than they could, each reason once.
+func pathLines(s *wire.Status, verbose bool) []string {
+	var lines, reasons []string
+	edges := map[string]int{}
+	for i := range s.Edges {
+		e := &s.Edges[i]
+		if verbose {
+			lines = append(lines, fmt.Sprintf("%s: %s, %s", edgeName(s, e), e.Path, e.PathReason))
+			continue
+		}
+		if e.Path == pathLane {
+			continue
+		}
+		if edges[e.PathReason]++; edges[e.PathReason] == 1 {
+			reasons = append(reasons, e.PathReason)
+		}
 	}
-	return text(clip(e.PathReason, pathReasonLetters))
+	for _, reason := range reasons {
+		lines = append(lines, fmt.Sprintf("%s brokered: %s", cli.Plural(edges[reason], "edge"), reason))
+	}
+	return lines
 }
 
 // brokerOnly shows what the broker does not know of messages on lanes.
