@@ -347,7 +347,7 @@ func (w *world) checkFiles(s wire.Status) {
 // no broker in order writes.
 func (w *world) checkLog(s wire.Status) {
 	w.t.Helper()
-	sums, wrong := w.broker.log.drops(w.restarts)
+	sums, wrong := w.broker.log.drops(w.restarts || w.lanes && len(w.past) > 0)
 	for _, err := range wrong {
 		w.t.Error(err)
 	}
