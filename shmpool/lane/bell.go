@@ -71,6 +71,17 @@ func (b *Bell) Ring() (woken bool) {
 	return true
 }
 
+// Wake is Ring for events after which a ringer may be dead: one that was killed
+// between its swap and its wake has left a node asleep that looks awake. It is a
+// system call every time.
+func (b *Bell) Wake() {
+	defer guardQuiet(debug.SetPanicOnFault(true))
+	point(opBell)
+	atomic.StoreUint64(&b.words[bellWord], 0)
+	point(opBell)
+	futexWake(b.words[bellWord:])
+}
+
 // WantMemory announces that the node waits for a slot. Like Arm it comes before
 // the last look at the ledgers.
 func (b *Bell) WantMemory() {

@@ -392,6 +392,10 @@ func TestBellFlags(t *testing.T) {
 		t.Error("woke somebody who is awake")
 	}
 	b.Arm()
+	if b.Wake(); words[bellWord] != 0 {
+		t.Error("still asleep")
+	}
+	b.Arm()
 	if b.GiveMemory() {
 		t.Error("memory was not wanted")
 	}

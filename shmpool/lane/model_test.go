@@ -62,13 +62,14 @@ const (
 	mutantSleepsBlind                 // the consumer does not look again before it sleeps
 	mutantKeepsClosed                 // a message that found the lane closed keeps its bit
 	mutantKeepsVictim                 // the evicted message keeps its bit
-	mutantForgetsProducer             // nobody rings a producer that waits for room
+	mutantForgetsProducer             // nobody rings a producer that waits
+	mutantSlotBlind                   // the producer does not look again before it sleeps
 	mutants
 )
 
 func (m modelMutant) String() string {
 	return [...]string{"none", "blind claim", "early commit", "late lend", "sleeps blind", "keeps closed", "keeps victim",
-		"forgets producer"}[m]
+		"forgets producer", "slot blind"}[m]
 }
 
 // fate is what has become of a message, as its owner knows it.
@@ -89,6 +90,9 @@ type producerPhase uint8
 
 const (
 	producerTakes producerPhase = iota
+	producerArmsForSlot
+	producerWantsSlot
+	producerLooksForSlot
 	producerLends
 	producerPushes
 	producerClearsVictim
@@ -99,6 +103,7 @@ const (
 	producerLooksTail
 	producerLooksHead
 	producerSleeps
+	producerSleepsForSlot
 	producerCloses
 	producerDone
 	producerDead
@@ -110,6 +115,7 @@ const (
 	consumerPops consumerPhase = iota
 	consumerRings
 	consumerReleases
+	consumerGives
 	consumerArms
 	consumerLooksHead
 	consumerLooksTail
@@ -135,6 +141,7 @@ type world struct {
 	ledger       [worldSlots]uint64
 	producerBell uint64
 	consumerBell uint64
+	memoryWanted uint64
 
 	// The producer's.
 	producer  producerPhase
@@ -191,9 +198,21 @@ func descriptor(message, slot uint8) Descriptor {
 	}
 }
 
-func cookieOf(message, slot uint8) uint64    { return uint64(message)<<8 | uint64(slot) }
-func cookieSlot(cookie uint64) uint8         { return uint8(cookie) }
-func cookieMessage(cookie uint64) uint8      { return uint8(cookie >> 8) }
+// slotFree reports whether the producer would find a slot. One that it saw held
+// cannot become free unseen: then the consumer sees that one is wanted.
+func (w *world) slotFree(p *plan) bool {
+	for i := range p.slots {
+		if !w.lent[i] || w.ledger[i]&(1<<modelBit) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func cookieOf(message, slot uint8) uint64 { return uint64(message)<<8 | uint64(slot) }
+func cookieSlot(cookie uint64) uint8      { return uint8(cookie) }
+func cookieMessage(cookie uint64) uint8   { return uint8(cookie >> 8) }
+
 func violated(format string, a ...any) error { return fmt.Errorf(format, a...) }
 
 // stepProducer takes the producer's next turn. It is called only if the producer
@@ -221,7 +240,24 @@ func (w *world) stepProducer(p *plan) error {
 			w.push.start(&d)
 			return nil
 		}
-		return violated("the producer ran without a slot")
+		w.producer = producerArmsForSlot
+		return w.stepProducer(p)
+	case producerArmsForSlot:
+		w.producerBell = 1
+		w.producer = producerWantsSlot
+	case producerWantsSlot:
+		w.memoryWanted = 1
+		w.producer = producerLooksForSlot
+		if p.mutant == mutantSlotBlind {
+			w.producer = producerSleepsForSlot
+		}
+	case producerLooksForSlot:
+		w.producer = producerTakes
+		if !w.slotFree(p) {
+			w.producer = producerSleepsForSlot
+		}
+	case producerSleepsForSlot:
+		w.producer = producerTakes
 	case producerLends:
 		w.ledger[w.slot] = bit
 		w.producer = producerPushes
@@ -270,7 +306,7 @@ func (w *world) stepProducer(p *plan) error {
 
 // stepPush makes one step of a push, and acts on its end.
 func (w *world) stepPush(p *plan) error {
-	o, s, words, ring := &w.push, &w.sender, w.words[:], w.ring[:s2(p)]
+	o, s, words, ring := &w.push, &w.sender, w.words[:], w.ring[:Capacity(p.limit)]
 	tailBefore := s.tail
 	var done bool
 	switch {
@@ -328,8 +364,6 @@ func (w *world) stepPush(p *plan) error {
 	return nil
 }
 
-func s2(p *plan) int { return int(Capacity(p.limit)) }
-
 // settlePush goes on after a push and its eviction.
 func (w *world) settlePush(p *plan) {
 	switch w.push.verdict {
@@ -385,7 +419,13 @@ func (w *world) stepConsumer(p *plan, choice int) error {
 		w.ledger[h.slot] &^= 1 << modelBit
 		w.held[0], w.held[1] = w.held[1], heldMessage{}
 		w.holding--
+		w.consumer = consumerGives
+	case consumerGives:
 		w.consumer = consumerPops
+		if w.memoryWanted != 0 {
+			w.memoryWanted = 0
+			w.consumer = consumerRings
+		}
 	case consumerArms:
 		w.consumerBell = 1
 		w.consumer = consumerLooksHead
@@ -494,10 +534,28 @@ func (w *world) stepRouter(p *plan) error {
 		}
 		w.router = routerWakes
 	case routerWakes: // nodes hear of it over TCP
+		if w.cuts(p) {
+			w.withdraw(p)
+		}
+		if w.consumer == consumerDead {
+			// Its process is gone, so that nobody holds anything: the sender is told, and
+			// clears the lane's bit in every slot.
+			for i := range p.slots {
+				w.ledger[i] &^= 1 << modelBit
+			}
+		}
 		w.producerBell, w.consumerBell = 0, 0
 		w.router = routerDone
 	}
 	return nil
+}
+
+// withdraw is what the producer does when it hears of a cut.
+func (w *world) withdraw(p *plan) {
+	producer := Producer{state: w.sender, ring: w.ring[:Capacity(p.limit)]}
+	producer.Since(w.cut.tail-uint64(w.cut.count), func(cookie uint64) {
+		w.ledger[cookieSlot(cookie)] &^= 1 << modelBit
+	})
 }
 
 func (w *world) cuts(p *plan) bool { return p.router == routerCuts || p.crash == consumerDies }
