@@ -174,7 +174,7 @@ func (rec *loanRecord) move(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if e == gone && (e == nil || !old.entry.region.foreign.Load()) {
+		if e == gone && (e == nil || !old.spoilt(true)) {
 			return nil
 		}
 		var l lease

@@ -72,8 +72,9 @@ type leasedRegion struct {
 
 	// foreign: the broker that is there now does not know the region.
 	foreign atomic.Bool
-	// retired: no new message goes into it.
-	retired bool
+	// retired: no new message goes into it. A loan in it may still go to the broker,
+	// and to no lane: its receiver may not have the region any more.
+	retired atomic.Bool
 	// quarantine has the slots of which nobody can tell any more when their
 	// readers are done. They are not used again; when all others are free the
 	// region is given up with them in it.
@@ -144,6 +145,13 @@ type lease struct {
 	token  wire.Token // 0: no slot
 	slot   []byte     // all of it
 	buffer []byte     // its start, as long as was asked for
+}
+
+// spoilt reports whether nothing may be sent (to lanes, or at all) in the region
+// that the slot is in.
+func (l *lease) spoilt(lanes bool) bool {
+	r := l.entry.region
+	return r.foreign.Load() || lanes && r.retired.Load()
 }
 
 // take finds a slot for size bytes: at once if one is free, else when one becomes

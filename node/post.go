@@ -92,7 +92,7 @@ func (o *Output) admit(out *outgoing) (admission, error) {
 	switch {
 	case o.closed != nil:
 		return 0, o.closed
-	case out.estate != nil && (out.estate != o.estate || out.lease.entry.region.foreign.Load()):
+	case out.estate != nil && (out.estate != o.estate || out.lease.spoilt(len(o.lanes) > 0)):
 		return 0, errLinkDown
 	case out.estate == nil && len(o.lanes) > 0:
 		return 0, errWantSlot

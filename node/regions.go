@@ -42,11 +42,13 @@ var regionTargetBytes = [...]uint64{1 << 20, 4 << 20, 16 << 20}
 
 // requestRegion asks for another region of a class, unless that is done already
 // or there is nobody to ask. All who wait for a slot of it share the answer.
-func (m *memory) requestRegion(c *slotClass) {
+func (m *memory) requestRegion(c *slotClass) { m.requestSlots(c, c.nextSlots()) }
+
+func (m *memory) requestSlots(c *slotClass, slots uint32) {
 	if m.link == nil || c.request != 0 || len(m.requests) >= requestsMax {
 		return
 	}
-	slots := c.nextSlots()
+	c.reserve = 0
 	m.request++
 	c.request, c.asked = m.request, slots
 	m.requests[m.request] = c
@@ -66,7 +68,6 @@ func (c *slotClass) nextSlots() uint32 {
 	if c.reserve > slots {
 		slots = min(c.reserve, shmpool.SlotsMax, uint32(max(reserveRegionBytesMax/c.slotBytes, 1)))
 	}
-	c.reserve = 0
 	return slots
 }
 
@@ -154,13 +155,13 @@ func (m *memory) retire(id wire.RegionID) {
 }
 
 func (m *memory) retireLocked(r *leasedRegion) {
-	if r.retired {
+	if r.retired.Load() {
 		return
 	}
 	if _, err := m.slots.Retire(r.id); err != nil {
 		panic(fmt.Sprintf("node: region %d: %v", uint64(r.id), err))
 	}
-	r.retired = true
+	r.retired.Store(true)
 	r.class.regions--
 	r.class = &slotClass{slotBytes: r.class.slotBytes, regions: 1} // counts no more
 	m.checkDrained(r)
@@ -169,7 +170,7 @@ func (m *memory) retireLocked(r *leasedRegion) {
 // checkDrained gives back a retired region when the last slot that will ever be
 // free is.
 func (m *memory) checkDrained(r *leasedRegion) {
-	if r.retired && r.used == len(r.quarantine) {
+	if r.retired.Load() && r.used == len(r.quarantine) {
 		m.giveBack(r)
 	}
 }
@@ -242,8 +243,7 @@ func (m *memory) prepareSmall() bool {
 	defer m.mu.Unlock()
 	c := m.class(smallSlotBytes)
 	if c.regions == 0 && c.denials == 0 {
-		c.reserve = smallSlots
-		m.requestRegion(c)
+		m.requestSlots(c, smallSlots)
 	}
 	return c.request == 0
 }
