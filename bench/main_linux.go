@@ -95,6 +95,7 @@ func run(args []string, out, errOut io.Writer) int {
 // options are what the command line says.
 type options struct {
 	spec    bench.Spec
+	environ []string
 	json    bool
 	strict  bool
 	brokerd string
@@ -131,6 +132,7 @@ func parse(args []string, errOut io.Writer) (*options, error) {
 		}
 	}
 	var err error
+	o.environ = measure.Environ()
 	o.spec, err = measure.Spec()
 	return o, err
 }
@@ -162,7 +164,7 @@ func (o *options) measure(ctx context.Context, errOut io.Writer) (report *bench.
 			prepare(cmd)
 			return cmd
 		},
-		Environ: []string{node.EnvAddr + "=" + broker.addr},
+		Environ: append(o.environ, node.EnvAddr+"="+broker.addr),
 		Call:    client.Call,
 		Stderr:  errOut,
 	}

@@ -56,14 +56,14 @@ func newBenchCommand(t *tool) *cobra.Command {
 			if err != nil {
 				return cli.Usage(err)
 			}
-			return runBench(t, spec)
+			return runBench(t, spec, options.Environ())
 		},
 	}
 	options = bench.NewOptions(command.Flags(), bench.Own(), benchReferences)
 	return command
 }
 
-func runBench(t *tool, spec bench.Spec) (err error) {
+func runBench(t *tool, spec bench.Spec, environ []string) (err error) {
 	// The kernel takes the end of the thread that starts the children for ours.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -86,7 +86,7 @@ func runBench(t *tool, spec bench.Spec) (err error) {
 	if err != nil {
 		return err
 	}
-	env.Call = client.Call
+	env.Call, env.Environ = client.Call, append(env.Environ, environ...)
 	report, err := bench.Run(ctx, spec, bench.Own(), env)
 	if ctx.Err() != nil {
 		return errors.New("interrupted")

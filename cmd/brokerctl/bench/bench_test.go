@@ -178,6 +178,16 @@ func TestGoals(t *testing.T) {
 	}
 }
 
+func TestAllocsAreThoseOfTheMedianRound(t *testing.T) {
+	var a Allocs
+	for _, n := range []uint64{4000, 10, 20} {
+		a.add(outcome{sendMallocs: n, receiveMallocs: 2 * n}, 1000)
+	}
+	if a.Send != 0.02 || a.Receive != 0.04 {
+		t.Errorf("%+v", a)
+	}
+}
+
 func TestReportNamesMachineAndPaths(t *testing.T) {
 	r := measured(t, map[string]float64{PathLane: 20, PathLaneLoan: 20, PathLimit: 10, PathShmipc: 40})
 	var out bytes.Buffer

@@ -18,6 +18,8 @@ const (
 
 func brokerdPaths() []*Path {
 	return []*Path{
+		brokerdPath(PathLane, "Output.Send, straight from sender to receiver through shared memory", true, false),
+		brokerdPath(PathLaneLoan, "the same, written in place; only the first byte is touched", true, true),
 		brokerdPath(PathBrokered, "Output.Send, each message through the broker", false, false),
 		brokerdPath(PathBrokeredLoan, "the same, written in place; only the first byte is touched", false, true),
 	}
@@ -41,7 +43,7 @@ func connect(ctx context.Context, lanes bool) (*node.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = lanes
+	cfg.NoLanes = !lanes
 	return node.Connect(ctx, cfg)
 }
 
@@ -82,6 +84,18 @@ func (s *nodeSender) Prepare(ctx context.Context, size int) error {
 	if err := s.output.WaitReceivers(ctx, s.receivers); err != nil {
 		return fmt.Errorf("%d of %d receivers: %w", s.output.Receivers(), s.receivers, err)
 	}
+	if !s.lanes {
+		return nil
+	}
+	// Lanes start some milliseconds after both ends have joined.
+	for s.output.Lanes() < s.receivers {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d lanes of output %q: %w", s.output.Lanes(), s.receivers, s.output.ID(), ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
+	s.onLanes = s.n.Stats().LaneSent
 	return nil
 }
 
@@ -98,6 +112,20 @@ func (s *nodeSender) Send(ctx context.Context, payload []byte) error {
 		b[0] = payload[0]
 	}
 	return loan.Publish(ctx)
+}
+
+// Check finds out messages that went another way than the one measured.
+func (s *nodeSender) Check(count int) error {
+	sent := s.n.Stats().LaneSent
+	before := s.onLanes
+	s.onLanes = sent
+	switch on := sent - before; {
+	case s.lanes && on < uint64(count):
+		return fmt.Errorf("only %d of %d messages went through lanes", on, count)
+	case !s.lanes && on > 0:
+		return fmt.Errorf("%d of %d messages went through lanes, not through the broker", on, count)
+	}
+	return nil
 }
 
 func (s *nodeSender) Close() error { return s.n.Close() }

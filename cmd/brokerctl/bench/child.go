@@ -20,7 +20,7 @@ const (
 // Serve is the main function of a child: args are what Env.Command was given, in
 // has the parent's orders, out gets the answers. It returns at the end of in or
 // of the context.
-func Serve(ctx context.Context, paths []*Path, args []string, in io.Reader, out io.Writer) error {
+func Serve(ctx context.Context, paths []*Path, args []string, in io.Reader, out io.Writer) (err error) {
 	if len(args) != 2 {
 		return fmt.Errorf("a child needs a path and a role, not %q", args)
 	}
@@ -28,6 +28,11 @@ func Serve(ctx context.Context, paths []*Path, args []string, in io.Reader, out 
 	if err != nil {
 		return err
 	}
+	stop, err := profile(args[0], args[1])
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
 	// Whatever a child waits for, it does not outlive its parent, whose end is
 	// that of in.
 	ctx, cancel := context.WithCancel(ctx)

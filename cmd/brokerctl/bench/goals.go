@@ -35,7 +35,7 @@ const (
 	fanoutReceivers     = 8
 	firstMax            = 2.0
 	allocsMax           = 0.005 // objects a message: what the runtime allocates now and then
-	allocsMessagesLeast = 5000  // fewer say nothing, for the same reason
+	allocsMessagesLeast = 2000  // a round; fewer say nothing, for the same reason
 )
 
 func newGoal(what string, atMost bool, bound float64, sp Spread) Goal {

@@ -20,6 +20,7 @@ type Options struct {
 	unpaced    string
 	fanout     string
 	fanoutSize string
+	profile    string
 	firstSize  string
 }
 
@@ -38,7 +39,16 @@ func NewOptions(flags *pflag.FlagSet, paths []*Path, references []string) *Optio
 	flags.StringVar(&o.fanout, "fanout", joinSizes(full.Fanout), "numbers of receivers; empty: no fan-out")
 	flags.StringVar(&o.fanoutSize, "fanout-size", joinSizes([]int{full.FanoutSize}), "size of its payloads")
 	flags.StringVar(&o.firstSize, "first-size", joinSizes([]int{full.FirstSize}), "size of the first message that later ones are compared with; 0: none")
+	flags.StringVar(&o.profile, "profile", "", "directory for profiles of all processes; spoils the times")
 	return o
+}
+
+// Environ is what the children's environment needs for these options.
+func (o *Options) Environ() []string {
+	if o.profile == "" {
+		return nil
+	}
+	return []string{EnvProfile + "=" + o.profile}
 }
 
 // Spec is what the flags ask for.

@@ -74,13 +74,14 @@ type PathThroughput struct {
 }
 
 // Allocs is how many objects a message costs each side: everything that its
-// process allocated meanwhile, over the messages.
+// process allocated meanwhile, over the messages; the median of the rounds, since
+// in the first ones memory may still grow.
 type Allocs struct {
 	Send    float64 `json:"send"`
 	Receive float64 `json:"receive"`
 
-	sent, received uint64
-	messages       int
+	sends, receives []float64
+	messages        int // of one round, at least
 }
 
 // FanoutResult is paced messages to several receivers.
@@ -140,8 +141,15 @@ func load() string {
 }
 
 func (a *Allocs) add(out outcome, messages int) {
-	a.sent, a.received, a.messages = a.sent+out.sendMallocs, a.received+out.receiveMallocs, a.messages+messages
-	a.Send, a.Receive = float64(a.sent)/float64(a.messages), float64(a.received)/float64(a.messages)
+	if messages == 0 {
+		return
+	}
+	if a.messages == 0 || messages < a.messages {
+		a.messages = messages
+	}
+	a.sends = append(a.sends, float64(out.sendMallocs)/float64(messages))
+	a.receives = append(a.receives, float64(out.receiveMallocs)/float64(messages))
+	a.Send, a.Receive = median(a.sends), median(a.receives)
 }
 
 func (p *PathLatency) add(out outcome) {
