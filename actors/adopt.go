@@ -169,6 +169,9 @@ func (c *core) adoptMemory(now time.Time, part *adoptPart, words []uint64) {
 		c.poolOut = append(c.poolOut, poolRequest{kind: poolDiscard, region: al.Lane})
 		return
 	}
+	if l.books.seen.Closed {
+		l.stage, l.reason = laneClosing, "closed by a broker that died"
+	}
 	// What is on it counts as published to this broker, which delivers it.
 	l.books.published = uint64(l.books.seen.Queued)
 	e.stats.published += l.books.published

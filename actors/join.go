@@ -151,7 +151,8 @@ func (c *core) join(now time.Time, s *session) {
 			o.largest = c.cfg.FrameBytesMax // until the first message tells better
 		}
 		for _, e := range o.edges {
-			e.laneBits, e.failed, e.denied = 0, "", ""
+			e.laneBits = 0
+			e.freshPath()
 			c.cancelClosing(e)
 		}
 		c.updateFlow(o, true) // the first flow is what lets the node publish
@@ -176,7 +177,7 @@ func (c *core) join(now time.Time, s *session) {
 func (c *core) attachEdge(now time.Time, s *session, e *edge, i int) {
 	e.sess, e.index = s, wire.InputIndex(i)
 	e.out, e.lost, e.ready, e.closing, e.most = 0, 0, false, "", e.queueSize
-	e.failed, e.denied = "", ""
+	e.freshPath()
 	if e.closed {
 		return
 	}

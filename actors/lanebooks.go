@@ -219,8 +219,7 @@ func (c *core) tellPath(e *edge) {
 		return
 	}
 	if e.sess == nil || e.source.node.sess == nil {
-		e.pathTold = "" // that a node has left is in the log
-		return
+		return // that a node has left is in the log
 	}
 	p, why, lasting := c.path(e)
 	if told := p.String() + " " + why; lasting && told != e.pathTold {
@@ -229,6 +228,9 @@ func (c *core) tellPath(e *edge) {
 			zap.String("to", e.to), zap.String("path", p.String()), zap.String("reason", why))
 	}
 }
+
+// freshPath forgets why the edge had no lane: one of its nodes is another one.
+func (e *edge) freshPath() { e.failed, e.denied, e.pathTold = "", "", "" }
 
 // remoteReason says why an edge cannot do without the broker, whatever its nodes
 // are able to; empty: it could.

@@ -242,7 +242,7 @@ func (c *core) leaveLanes(now time.Time, s *session) {
 			if l.stage == laneClosing && !l.begun {
 				c.begin(l) // its LaneStart will not come
 			}
-			if l.receiver.sess == nil {
+			if l.receiver.sess == nil && l.until.IsZero() {
 				c.cutLane(now, l, wire.DropReceiverGone, l.reason)
 			}
 		}
@@ -260,12 +260,15 @@ func (c *core) settleLanes(s *session) {
 	}
 }
 
-// unsettled reports whether the process behind a session may hold messages of
-// lanes whose senders wait for them.
-func (s *session) unsettled() bool {
-	return slices.ContainsFunc(s.lanes, func(l *edgeLane) bool {
-		return l.receiver.sess == s && l.sender.owes
-	})
+// unsettled counts the lanes of which the process behind a session may hold
+// messages that their senders wait for.
+func (s *session) unsettled() (n int) {
+	for _, l := range s.lanes {
+		if l.receiver.sess == s && l.sender.owes {
+			n++
+		}
+	}
+	return n
 }
 
 // read reports whether somebody still reads messages of a sender from a lane.
@@ -343,7 +346,7 @@ func (c *core) cutRemoved(now time.Time, l *edgeLane) {
 		return
 	}
 	c.cutLane(now, l, wire.DropClosed, "input removed from the dataflow")
-	c.updateFlow(l.output, true)
+	c.updateFlow(l.output, false)
 	c.tellSender(l)
 	c.tellReceiver(l)
 	c.maybeEnd(now, l)

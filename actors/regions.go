@@ -190,7 +190,7 @@ func (c *core) reclaim(r *region) {
 // its process is gone. Otherwise memory that the process may read or write must
 // not be used again: the session becomes an orphan.
 func (c *core) settleOrOrphan(now time.Time, s *session) (alive bool) {
-	if s.held == 0 && len(s.regions) == 0 && !s.unsettled() {
+	if s.held == 0 && len(s.regions) == 0 && s.unsettled() == 0 {
 		return false
 	}
 	if s.local && c.alive(s) {
@@ -272,7 +272,8 @@ func (c *core) orphanStays(s *session) {
 	}
 	c.journal.warn("node's process lives on without a connection; what it holds stays out of use until it ends or lets go",
 		zap.String("dataflow", s.node.flow.name), zap.String("node", s.node.id),
-		zap.Int("held", s.held), zap.Int("regions", len(s.regions)), zap.Uint64("region_bytes", s.regionBytes))
+		zap.Int("held", s.held), zap.Int("regions", len(s.regions)), zap.Uint64("region_bytes", s.regionBytes),
+		zap.Int("lanes", s.unsettled()))
 }
 
 // orphanSoon keeps the time of the next look at an orphan.

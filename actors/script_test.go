@@ -44,17 +44,32 @@ func playScript(t *testing.T, file string) {
 	}
 	w := newWorld(t)
 	var got bytes.Buffer
-	for _, step := range parseScript(t, string(text)) {
-		got.WriteString(step.text)
-		if step.command != "" {
-			got.WriteString("----\n" + w.play(step.command, step.body))
+	steps := parseScript(t, string(text))
+	if *rewrite {
+		defer func() { // also when a step has failed: then without what it would have given
+			for _, step := range steps {
+				if got.WriteString(step.text); step.command != "" {
+					got.WriteString("----\n")
+				}
+			}
+			if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	for len(steps) > 0 {
+		if got.WriteString(steps[0].text); steps[0].command != "" {
+			got.WriteString("----\n")
+		}
+		step := steps[0]
+		if steps = steps[1:]; step.command != "" {
+			got.WriteString(w.play(step.command, step.body))
 		}
 	}
 	if *rewrite {
-		if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if want := string(text); got.String() != want {
+		return
+	}
+	if want := string(text); got.String() != want {
 		t.Errorf("%s differs; run with -rewrite and look at the difference\n%s", file, firstDifference(want, got.String()))
 	}
 }
