@@ -11,9 +11,14 @@ import (
 	"github.com/brokerd/brokerd/shmpool/lane"
 )
 
-// sleepMax bounds one sleep on the bell. It is for peers that were killed after
-// they had changed shared memory and before they could ring.
-const sleepMax = 500 * time.Millisecond
+// sleepMax bounds one sleep on the bell, lazySleeps times that the sleeps of a
+// node to which nothing happens. It is for peers that were killed after they had
+// changed shared memory and before they could ring, while no broker is there to
+// tell.
+const (
+	sleepMax   = 500 * time.Millisecond
+	lazySleeps = 4
+)
 
 // sleepersMax is how many unused sleepings are kept, with the contexts that they
 // were used with.
@@ -116,6 +121,7 @@ func (s *sleeper) wait(ctx context.Context, c condition) error {
 		return nil
 	}
 	w := s.enter(ctx.Done())
+	nap := s.max
 	for {
 		bell := s.arm(w)
 		if bell != nil {
@@ -130,7 +136,11 @@ func (s *sleeper) wait(ctx context.Context, c condition) error {
 			return err
 		}
 		if bell != nil {
-			s.doze(w, bell)
+			if s.doze(w, bell, nap) {
+				nap = s.max
+			} else {
+				nap = min(2*nap, lazySleeps*s.max)
+			}
 			continue
 		}
 		select {
@@ -212,22 +222,24 @@ func (s *sleeper) arm(w *sleeping) *lane.Bell {
 	return bell
 }
 
-// doze sleeps until the bell is rung, unless it is not w's turn any more.
-func (s *sleeper) doze(w *sleeping, bell *lane.Bell) {
+// doze sleeps until the bell is rung or nap is over, unless it is not w's turn any
+// more. It returns false if nobody has rung.
+func (s *sleeper) doze(w *sleeping, bell *lane.Bell, nap time.Duration) (rung bool) {
 	s.mu.Lock()
 	if s.leader != w || s.bell != bell {
 		s.mu.Unlock()
-		return
+		return true
 	}
 	s.dozing = bell
 	s.mu.Unlock()
-	bell.Sleep(s.max)
+	rung = bell.Sleep(nap)
 	s.mu.Lock()
 	s.dozing = nil
 	if s.bell != bell {
 		s.awake.Broadcast()
 	}
 	s.mu.Unlock()
+	return rung
 }
 
 // leave ends the caller's wait.

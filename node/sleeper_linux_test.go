@@ -257,7 +257,7 @@ func TestSleeperBellChanges(t *testing.T) {
 	}
 }
 
-// A peer that was killed before it could ring costs half a second, no more.
+// A peer that was killed before it could ring costs a bounded time.
 func TestSleeperBounded(t *testing.T) {
 	s := newSleeper(0)
 	defer s.close()
