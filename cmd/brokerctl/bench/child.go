@@ -161,7 +161,7 @@ func (c *serving) sendSeries(ctx context.Context, o order) (a answer, err error)
 		a.TimesNS, a.CostNS = make([]int64, 0, o.Count), make([]int64, 0, o.Count)
 	}
 	payload := c.payload
-	before := mallocs()
+	before, busy := mallocs(), cpuTime()
 	next := time.Now()
 	a.StartNS = now()
 	for i := range o.Count {
@@ -184,6 +184,7 @@ func (c *serving) sendSeries(ctx context.Context, o order) (a answer, err error)
 		}
 		a.TimesNS, a.CostNS = append(a.TimesNS, start), append(a.CostNS, now()-start)
 	}
+	a.CPUNS = cpuTime() - busy
 	a.Mallocs = mallocs() - before
 	if checker, ok := c.sender.(Checker); ok {
 		return a, checker.Check(o.Count)

@@ -25,3 +25,12 @@ func clockOffset(base time.Time) int64 {
 	}
 	return offset
 }
+
+// cpuTime is what this process has used of all cores, in nanoseconds.
+func cpuTime() int64 {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
+}

@@ -75,4 +75,5 @@ type answer struct {
 	StartNS int64   `json:"start_ns,omitempty"` // sender: before the first send
 	EndNS   int64   `json:"end_ns,omitempty"`   // receiver: after the last touch
 	Mallocs uint64  `json:"mallocs,omitempty"`  // during the series
+	CPUNS   int64   `json:"cpu_ns,omitempty"`   // sender: of the process, during the series
 }

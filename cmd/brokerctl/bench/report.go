@@ -91,12 +91,13 @@ type FanoutResult struct {
 	Bytes          int     `json:"bytes"`
 	SendP50NS      int64   `json:"send_p50_ns"` // of the calls of Send
 	SendP99NS      int64   `json:"send_p99_ns"`
+	SendCPUNS      int64   `json:"send_cpu_ns"`    // all that the sender's process does, a message
 	OneWayP50NS    int64   `json:"one_way_p50_ns"` // of all receivers
 	OneWayP99NS    int64   `json:"one_way_p99_ns"`
 	RoundSendP50NS []int64 `json:"round_send_p50_ns"`
 	SendRatio      Spread  `json:"send_ratio"` // to the fewest receivers
 
-	costs, times []int64
+	costs, times, busy []int64
 }
 
 // FirstResult is the first message of fresh processes and the later ones.
@@ -166,6 +167,7 @@ func (p *PathThroughput) add(out outcome, messages int) {
 func (f *FanoutResult) add(out outcome) {
 	f.times = append(f.times, out.oneWayNS...)
 	f.costs = append(f.costs, out.costNS...)
+	f.busy = append(f.busy, out.busyNS/max(1, int64(len(out.costNS))))
 	f.RoundSendP50NS = append(f.RoundSendP50NS, percentile(sorted(out.costNS), 0.5))
 }
 
@@ -204,6 +206,7 @@ func (r *Report) finish() {
 		f := &r.Fanout[i]
 		costs, times := sorted(f.costs), sorted(f.times)
 		f.SendP50NS, f.SendP99NS = percentile(costs, 0.5), percentile(costs, 0.99)
+		f.SendCPUNS = percentile(sorted(f.busy), 0.5)
 		f.OneWayP50NS, f.OneWayP99NS = percentile(times, 0.5), percentile(times, 0.99)
 		f.SendRatio, _ = ratio(f.RoundSendP50NS, r.fewest(f.Path).RoundSendP50NS)
 	}

@@ -90,10 +90,10 @@ func (r *Report) writeFanout(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "\nTo several receivers, %s\n", FormatBytes(r.Fanout[0].Bytes))
 	tw := grid(w)
-	fmt.Fprintln(tw, "path\treceivers\tSend p50 µs\tSend p99 µs\t× fewest\t\tone-way p50 µs\tone-way p99 µs\t")
+	fmt.Fprintln(tw, "path\treceivers\tSend p50 µs\tSend p99 µs\t× fewest\t\tCPU µs\tone-way p50 µs\tone-way p99 µs\t")
 	for _, f := range r.Fanout {
-		fmt.Fprintf(tw, "%s\t%d\t%s\t%s\t%.2f\t(%.2f–%.2f)\t%s\t%s\t\n", f.Path, f.Receivers, micros(f.SendP50NS), micros(f.SendP99NS),
-			f.SendRatio.Median, f.SendRatio.Min, f.SendRatio.Max, micros(f.OneWayP50NS), micros(f.OneWayP99NS))
+		fmt.Fprintf(tw, "%s\t%d\t%s\t%s\t%.2f\t(%.2f–%.2f)\t%s\t%s\t%s\t\n", f.Path, f.Receivers, micros(f.SendP50NS), micros(f.SendP99NS),
+			f.SendRatio.Median, f.SendRatio.Min, f.SendRatio.Max, micros(f.SendCPUNS), micros(f.OneWayP50NS), micros(f.OneWayP99NS))
 	}
 	return tw.Flush()
 }

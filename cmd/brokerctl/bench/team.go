@@ -179,6 +179,7 @@ type outcome struct {
 	oneWayNS []int64 // of each message at each receiver
 	costNS   []int64 // of each Send
 	elapsed  time.Duration
+	busyNS   int64 // of the sender's process
 
 	sendMallocs, receiveMallocs uint64
 }
@@ -199,7 +200,7 @@ func (t *team) series(ctx context.Context, o order) (out outcome, err error) {
 		if err != nil {
 			return err
 		}
-		out.costNS, out.sendMallocs = sent.CostNS, sent.Mallocs
+		out.costNS, out.sendMallocs, out.busyNS = sent.CostNS, sent.Mallocs, sent.CPUNS
 		for _, c := range t.receivers {
 			got, err := c.answer()
 			if err != nil {
