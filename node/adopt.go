@@ -109,15 +109,16 @@ func (m *memory) disclaim(r *leasedRegion) {
 	m.retireLocked(r)
 }
 
-// offerLanes lists the lanes that this node receives on.
+// offerLanes lists the lanes that this node receives on, but for those that are at
+// their end.
 func (r *receiver) offerLanes(e *estate, offer *wire.Adopt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, l := range r.lanes.granted {
-		if l.estate != e || l.orphan || l.state == inEnded || r.closed != nil {
+		if l.estate != e || l.orphan || l.closing || l.state == inEnded || r.closed != nil {
 			continue
 		}
-		l.closing, l.faulty = false, false
+		l.faulty = false // whom that was told is dead
 		offer.Lanes = append(offer.Lanes, adoptLane(&l.grant, l.input.info.ID))
 	}
 }

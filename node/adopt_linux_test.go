@@ -1,0 +1,237 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/brokerd/brokerd/wire"
+)
+
+// kill ends both connections, as if the broker were killed.
+func (w *laneWorld) kill() {
+	w.t.Helper()
+	_ = w.cs.conn.Close()
+	_ = w.cr.conn.Close()
+	for _, n := range []*Node{w.sender, w.receiver} {
+		eventually(w.t, "the node knows", func() bool { return n.current() == nil })
+	}
+}
+
+// comeBack accepts both nodes as a broker of another instance, which adopts what
+// keep says, and returns what each has offered.
+func (w *laneWorld) comeBack(keep func(*wire.Adopt) *wire.Adopted) (sender, receiver *wire.Adopt) {
+	w.t.Helper()
+	for range 2 {
+		c := w.p.accept()
+		offer := c.adopt()
+		// Both nodes have one id here: who sends offers the first bell.
+		if offer.BellRegion == w.bells[0].id {
+			sender, w.cs = offer, &laneConn{peerConn: c}
+		} else {
+			receiver, w.cr = offer, &laneConn{peerConn: c}
+		}
+	}
+	w.cs, w.cr = w.serve(w.cs.peerConn), w.serve(w.cr.peerConn)
+	w.cr.send(keep(receiver))
+	w.cs.send(keep(sender))
+	return sender, receiver
+}
+
+// adopt takes the handshake of a node that offers something to where it does.
+func (c *peerConn) adopt() *wire.Adopt {
+	c.p.t.Helper()
+	w := c.p.welcome
+	w.Version, w.Session = 1, c.session
+	if w.Instance == "" {
+		w.Instance = "another"
+	}
+	c.send(&w)
+	if attach := expectFrom[*wire.Attach](c); !attach.Adopting {
+		c.p.t.Fatalf("got %s", attach)
+	}
+	c.send(&wire.Ready{Local: true}, &c.p.ports)
+	return expectFrom[*wire.Adopt](c)
+}
+
+// keepAll adopts everything, under new names.
+func keepAll(offer *wire.Adopt) *wire.Adopted {
+	a := &wire.Adopted{Bell: true}
+	for _, r := range offer.Regions {
+		a.Regions = append(a.Regions, wire.AdoptedRegion{Region: r.Region, Name: r.Name + "-2"})
+	}
+	for _, l := range offer.Lanes {
+		a.Lanes = append(a.Lanes, l.Lane)
+		a.Regions = append(a.Regions, wire.AdoptedRegion{Region: l.Lane, Name: l.Name + "-2"})
+	}
+	a.Regions = append(a.Regions, wire.AdoptedRegion{Region: offer.BellRegion, Name: offer.BellName + "-2"})
+	return a
+}
+
+func keepNone(*wire.Adopt) *wire.Adopted { return &wire.Adopted{} }
+
+// skipReconnected takes EventReconnected, which has no place among the messages on
+// lanes, out of the queue.
+func (w *laneWorld) skipReconnected() {
+	w.t.Helper()
+	r := &w.receiver.receiver
+	eventually(w.t, "the receiver is back", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		found := false
+		for range r.queue.len() {
+			if q := r.queue.pop(); q.event == nil || q.event.Kind != EventReconnected {
+				*r.queue.push() = q
+			} else {
+				found = true
+			}
+		}
+		return found
+	})
+}
+
+func TestLanesFlowWithoutBrokerAndAreAdopted(t *testing.T) {
+	w := newLaneWorld(t)
+	l := w.lane(8, wire.PolicyBlock, 3)
+	w.send("before")
+	w.kill()
+	w.send("alone")
+	w.wantNext(1, "before", 0)
+	held := w.next()
+	sender, receiver := w.comeBack(keepAll)
+	if sender.Instance != "test" || sender.BellRegion != w.bells[0].id || len(sender.Regions) != 1 ||
+		sender.Regions[0] != w.regions[0].adoptable() || len(sender.Lanes) != 1 {
+		t.Errorf("sender offers %s", sender)
+	}
+	if got := sender.Lanes[0]; got.Lane != l.region.id || got.Port != "out" || got.Peer != "edges/in" || got.Bit != 3 ||
+		got.QueueSize != 8 || got.Policy != wire.PolicyBlock || got.Name != l.region.name || got.PeerBellRegion != w.bells[1].id {
+		t.Errorf("sender offers %+v", got)
+	}
+	if len(receiver.Lanes) != 1 || receiver.Lanes[0].Role != wire.LaneReceiver || receiver.Lanes[0].Port != "in" {
+		t.Errorf("receiver offers %s", receiver)
+	}
+	w.send("meanwhile")
+	w.skipReconnected()
+	w.wantNext(3, "meanwhile", 0)
+	w.cs.send(&wire.Flow{Output: 0, Epoch: 1, Receivers: 1, Window: wire.WindowUnlimited})
+	eventually(t, "flow", func() bool { return w.out.Receivers() == 1 })
+	w.send("after")
+	w.wantNext(4, "after", 0)
+	w.wantUsed(1)
+	held.Release()
+	w.wantUsed(0)
+	if w.p.locked(1) || w.p.locked(2) {
+		t.Error("locks of the old sessions are still held")
+	}
+
+	// The names to offer next time are the new ones.
+	w.kill()
+	w.p.welcome.Instance = "third"
+	sender, _ = w.comeBack(keepAll)
+	if sender.Instance != "another" || sender.Regions[0].Name != w.regions[0].name+"-2" ||
+		sender.Lanes[0].Name != l.region.name+"-2" || sender.BellName != w.bells[0].name+"-2" {
+		t.Errorf("sender offers %s", sender)
+	}
+}
+
+func TestLanesThatAreNotAdopted(t *testing.T) {
+	w := newLaneWorld(t)
+	w.lane(8, wire.PolicyBlock, 3)
+	w.send("a")
+	w.send("b")
+	held := w.next()
+	w.kill()
+	w.send("c")
+	w.comeBack(keepNone)
+	eventually(t, "the lane is given up", func() bool { return w.out.Lanes() == 0 })
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := w.out.Send(ctx, []byte("d")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v", err) // there was no Flow yet
+	}
+	w.cs.send(&wire.Flow{Output: 0, Epoch: 4, Receivers: 1, Window: 10, Brokered: 1})
+	w.send("d")
+	p := expectLane[*wire.Publish](w.cs)
+	if p.Seq != 4 || p.Epoch != 4 || string(p.Payload) != "d" {
+		t.Errorf("got %s", p)
+	}
+	// What was on the lane comes before what the new broker brings.
+	next := make(chan struct{})
+	go func() {
+		defer close(next)
+		mustNext(t, w.receiver, EventReconnected)
+	}()
+	<-next
+	w.wantNext(2, "b", 0)
+	w.wantNext(3, "c", 0)
+	go w.cr.send(&wire.Inputs{Items: []wire.Input{inline(4, "d")}})
+	w.wantNext(4, "d", 0)
+	held.Release()
+	eventually(t, "regions that nobody adopted are given up", func() bool { return w.sender.Stats().Regions == 0 })
+}
+
+// TestBrokeredSlotsAreNotAdopted: nobody can tell when their readers are done.
+func TestBrokeredSlotsAreNotAdopted(t *testing.T) {
+	w := newLaneWorld(t)
+	w.lane(8, wire.PolicyDropOldest, 3)
+	w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 2, Window: wire.WindowUnlimited, Brokered: 1})
+	eventually(t, "flow", func() bool { return w.out.Receivers() == 2 })
+	w.send("both")
+	expectLane[*wire.Publish](w.cs)
+	loan, err := w.out.Loan(testContext(t), 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(loan.Bytes(), "later")
+	w.kill()
+	sender, _ := w.comeBack(keepAll)
+	if len(sender.Regions) != 0 || len(sender.Lanes) != 1 {
+		t.Errorf("sender offers %s", sender)
+	}
+	w.cs.send(&wire.Flow{Output: 0, Epoch: 1, Receivers: 1, Window: wire.WindowUnlimited})
+	if err := loan.Publish(testContext(t)); err != nil { // moves to a region of the new broker
+		t.Fatal(err)
+	}
+	w.skipReconnected()
+	w.wantNext(1, "both", 0)
+	eventually(t, "the sender has unmapped the region", func() bool { return mapped(t, w.regions[0].name) == 2 })
+	w.wantNext(2, "later", 0)
+	w.wantUsed(0)
+}
+
+// TestBlockedBrokeredReceiverHoldsSenderBack: without a broker a message would
+// miss it.
+func TestBlockedBrokeredReceiverHoldsSenderBack(t *testing.T) {
+	w := newLaneWorld(t)
+	w.lane(8, wire.PolicyDropOldest, 3)
+	w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 2, Window: 5, Brokered: 1})
+	eventually(t, "flow", func() bool { return w.out.Receivers() == 2 })
+	w.kill()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := w.out.Send(ctx, []byte("d")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// TestSameBrokerAdoptsNothing: the connection was lost, the broker was not; it has
+// ended the lanes itself.
+func TestSameBrokerAdoptsNothing(t *testing.T) {
+	w := newLaneWorld(t)
+	l := w.lane(8, wire.PolicyDropOldest, 3)
+	w.send("a")
+	w.kill()
+	if _, err := l.keeper.Cut(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		w.p.accept().welcomeIn()
+	}
+	eventually(t, "the lane is given up", func() bool { return w.out.Lanes() == 0 })
+	mustNext(t, w.receiver, EventReconnected)
+	if _, err := w.receiver.Next(canceled()); err == nil {
+		t.Error("there is more")
+	}
+	eventually(t, "locks are given up", func() bool { return !w.p.locked(1) && !w.p.locked(2) })
+}
