@@ -99,6 +99,10 @@ func (s *nodeSender) Prepare(ctx context.Context, size int) error {
 	return nil
 }
 
+func (s *nodeSender) Reserve(ctx context.Context, bytes, count int) error {
+	return s.output.Reserve(ctx, bytes, count)
+}
+
 func (s *nodeSender) Send(ctx context.Context, payload []byte) error {
 	if !s.loan {
 		return s.output.Send(ctx, payload)

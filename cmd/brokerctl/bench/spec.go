@@ -61,6 +61,7 @@ func Preset(name string, paths, references []string) (Spec, error) {
 		FirstSize:    40 << 20,
 	}
 	s.FanoutPaths = among(paths, PathLane, PathBrokered)
+	s.FirstPaths = among(paths, PathLane)
 	switch name {
 	case PresetFull:
 	case PresetQuick:
