@@ -101,7 +101,7 @@ func TestLanesFlowWithoutBrokerAndAreAdopted(t *testing.T) {
 	held := w.next()
 	sender, receiver := w.comeBack(keepAll)
 	if sender.Instance != "test" || sender.BellRegion != w.bells[0].id || len(sender.Regions) != 1 ||
-		sender.Regions[0] != w.regions[0].adoptable() || len(sender.Lanes) != 1 {
+		sender.Regions[0] != w.region(0).adoptable() || len(sender.Lanes) != 1 {
 		t.Errorf("sender offers %s", sender)
 	}
 	if got := sender.Lanes[0]; got.Lane != l.region.id || got.Port != "out" || got.Peer != "edges/in" || got.Bit != 3 ||
@@ -129,7 +129,7 @@ func TestLanesFlowWithoutBrokerAndAreAdopted(t *testing.T) {
 	w.kill()
 	w.p.welcome.Instance = "third"
 	sender, _ = w.comeBack(keepAll)
-	if sender.Instance != "another" || sender.Regions[0].Name != w.regions[0].name+"-2" ||
+	if sender.Instance != "another" || sender.Regions[0].Name != w.region(0).name+"-2" ||
 		sender.Lanes[0].Name != l.region.name+"-2" || sender.BellName != w.bells[0].name+"-2" {
 		t.Errorf("sender offers %s", sender)
 	}
@@ -195,7 +195,7 @@ func TestBrokeredSlotsAreNotAdopted(t *testing.T) {
 	}
 	w.skipReconnected()
 	w.wantNext(1, "both", 0)
-	eventually(t, "the sender has unmapped the region", func() bool { return mapped(t, w.regions[0].name) == 2 })
+	eventually(t, "the sender has unmapped the region", func() bool { return mapped(t, w.region(0).name) == 2 })
 	w.wantNext(2, "later", 0)
 	w.wantUsed(0)
 }

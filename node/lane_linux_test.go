@@ -293,7 +293,7 @@ func TestReceiverOfLaneIsGone(t *testing.T) {
 func TestLaneMemoryRunsOut(t *testing.T) {
 	w := newLaneWorld(t)
 	w.lane(8, wire.PolicyDropOldest, 3)
-	w.deny = &wire.RegionDenied{Code: wire.CodeQuota, Text: "node quota"}
+	w.refuse()
 	var held []Message
 	for range smallSlots {
 		w.send("x")
@@ -325,7 +325,7 @@ func TestLaneMemoryRunsOut(t *testing.T) {
 func TestBlockedSenderGetsMemory(t *testing.T) {
 	w := newLaneWorld(t)
 	w.lane(500, wire.PolicyBlock, 3)
-	w.deny = &wire.RegionDenied{Code: wire.CodeQuota, Text: "node quota"}
+	w.refuse()
 	for range smallSlots {
 		w.send("x")
 	}
@@ -349,15 +349,15 @@ func TestLaneHeldTooLong(t *testing.T) {
 	}
 	held := []Message{w.next(), w.next()} // the third still waits: nobody's fault
 	got := expectLane[*wire.LaneHeld](w.cs)
-	if got.Lane != l.region.id || got.Seq != 1 || got.Count != 2 || got.Bytes != 3 || got.HeldMS < 50 || got.Region != w.regions[0].id {
+	if got.Lane != l.region.id || got.Seq != 1 || got.Count != 2 || got.Bytes != 3 || got.HeldMS < 50 || got.Region != w.region(0).id {
 		t.Errorf("got %s", got)
 	}
-	w.cs.send(&wire.RegionRetire{Region: w.regions[0].id})
+	w.cs.send(&wire.RegionRetire{Region: w.region(0).id})
 	for _, m := range held {
 		m.Release()
 	}
 	w.wantNext(3, "c", 0)
-	if back := expectLane[*wire.RegionReturn](w.cs); back.Region != w.regions[0].id {
+	if back := expectLane[*wire.RegionReturn](w.cs); back.Region != w.region(0).id {
 		t.Errorf("got %s", back)
 	}
 }
@@ -385,5 +385,5 @@ func TestLaneOfClosedReceiver(t *testing.T) {
 }
 
 func eventuallyUnmapped(t *testing.T, w *laneWorld) bool {
-	return mapped(t, w.regions[len(w.regions)-1].name) <= 2 // the sender's own
+	return mapped(t, w.region(-1).name) <= 2 // the sender's own
 }

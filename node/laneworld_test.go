@@ -3,10 +3,10 @@
 package node
 
 import (
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
 )
@@ -21,8 +21,10 @@ type laneWorld struct {
 	out      *Output
 	cs, cr   *laneConn
 	bells    [2]testRegion // the sender's, the receiver's
-	regions  []testRegion  // of the sender
-	deny     *wire.RegionDenied
+
+	mu      sync.Mutex   // guards what follows
+	regions []testRegion // of the sender
+	deny    *wire.RegionDenied
 }
 
 // laneConn serves one connection: it grants regions, and keeps what a test may
@@ -87,6 +89,8 @@ func (w *laneWorld) serve(c *peerConn) *laneConn {
 
 // answer announces a region before it grants it, as the broker does.
 func (w *laneWorld) answer(c *laneConn, m *wire.RegionRequest) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.deny != nil {
 		denied := *w.deny
 		denied.Request = m.Request
@@ -99,6 +103,23 @@ func (w *laneWorld) answer(c *laneConn, m *wire.RegionRequest) {
 	open.Owner = w.bells[0].id
 	w.cr.send(open)
 	c.send(r.grant(m.Request))
+}
+
+// refuse denies all regions from now on.
+func (w *laneWorld) refuse() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.deny = &wire.RegionDenied{Code: wire.CodeQuota, Text: "node quota"}
+}
+
+// region returns the sender's i-th region, from the end if i is negative.
+func (w *laneWorld) region(i int) testRegion {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if i < 0 {
+		i += len(w.regions)
+	}
+	return w.regions[i]
 }
 
 // expectLane returns the next message of kind M that is not about memory.
@@ -224,5 +245,3 @@ func (w *laneWorld) wantUsed(n int) {
 func (r testRegion) adoptable() wire.AdoptRegion {
 	return wire.AdoptRegion{Region: r.id, Name: r.name, SlotBytes: r.geometry.SlotBytes, Slots: r.geometry.Slots}
 }
-
-var _ = shmpool.HeaderBytes

@@ -13,8 +13,8 @@ import (
 
 // sleepMax bounds one sleep on the bell, lazySleeps times that the sleeps of a
 // node to which nothing happens. It is for peers that were killed after they had
-// changed shared memory and before they could ring, while no broker is there to
-// tell.
+// changed shared memory and before they could ring, while no broker is there
+// whose word of their death would come instead.
 const (
 	sleepMax   = 500 * time.Millisecond
 	lazySleeps = 4
@@ -63,7 +63,9 @@ type condition interface {
 //     change rings it;
 //   - there is a token in its channel: it will look;
 //   - the bell was rung (or the time is over), and the leader has not armed it
-//     again: the leader is awake, or about to be, and will do so, or resign;
+//     again: the leader is awake, or about to be, and will do so, or resign. A peer
+//     that was killed in the middle of ringing is the exception: what the broker
+//     says about that, or at last the end of the sleep, wakes the leader (ring);
 //   - the leader has resigned: a follower was promoted, has a token, and will arm
 //     the bell.
 //
@@ -295,8 +297,17 @@ func (s *sleeper) wakeAll() {
 		w.wake()
 	}
 	if s.leader != nil {
-		s.bell.Ring()
+		s.ring(s.bell)
 	}
+}
+
+// ring wakes the leader, also if a peer has disarmed the bell and was killed
+// before it could wake anyone. mu is held.
+func (s *sleeper) ring(bell *lane.Bell) {
+	if s.dozing == bell {
+		bell.Arm()
+	}
+	bell.Ring()
 }
 
 // setBell changes what the leader sleeps on, also while somebody waits; nil: all
@@ -326,7 +337,7 @@ func (s *sleeper) replaceBell(bell *lane.Bell) {
 	if old == nil {
 		return
 	}
-	old.Ring() // and so disarms it; nobody arms it again
+	s.ring(old) // and so disarms it; nobody arms it again
 	for s.dozing == old && s.bell != old {
 		s.awake.Wait()
 	}
@@ -379,6 +390,6 @@ func (s *sleeper) ended(w *sleeping) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.leader == w {
-		s.bell.Ring()
+		s.ring(s.bell)
 	}
 }

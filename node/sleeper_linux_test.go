@@ -257,6 +257,40 @@ func TestSleeperBellChanges(t *testing.T) {
 	}
 }
 
+// A peer that was killed between disarming the bell and waking somebody does not
+// keep this process from being heard.
+func TestSleeperHalfRung(t *testing.T) {
+	words := make([]uint64, lane.BellSlotBytes/8)
+	s := sureSleeper(t, lane.NewBell(words))
+	disarm := func() {
+		// asleep sees it a moment before it sleeps in the kernel; then the words
+		// alone would keep it awake, which is not the case that is to be tested.
+		time.Sleep(10 * time.Millisecond)
+		atomic.StoreUint64(&words[0], 0)
+	}
+	var f flag
+	ctx, cancel := context.WithCancel(t.Context())
+	result := begin(s, ctx, &f)
+	asleep(t, s, 1)
+	disarm()
+	f.set.Store(true)
+	s.rouse()
+	ended(t, s, result, nil)
+	f.set.Store(false)
+	result = begin(s, ctx, &f)
+	asleep(t, s, 1)
+	disarm()
+	cancel()
+	ended(t, s, result, context.Canceled)
+	result = begin(s, t.Context(), &f)
+	asleep(t, s, 1)
+	disarm()
+	s.setBell(nil)
+	f.set.Store(true)
+	s.rouse()
+	ended(t, s, result, nil)
+}
+
 // A peer that was killed before it could ring costs a bounded time.
 func TestSleeperBounded(t *testing.T) {
 	s := newSleeper(0)
