@@ -29,6 +29,10 @@ type program struct {
 	Keep     int           // messages that are held at a time; the oldest goes first
 	KeepAll  bool          // none is ever released, unless told to
 	Takeover bool
+	// Auto is a send order that it follows by itself, once so many of the output's
+	// edges are on lanes.
+	Auto      *order
+	AutoLanes int
 }
 
 // order is one line to a node process. Do says which of the others matter.
@@ -159,6 +163,9 @@ func runProgram(text string) int {
 		go p.receive()
 	}
 	p.say(answer{Ready: true, Local: p.n.Local()})
+	if o := p.program.Auto; o != nil {
+		p.sends.Go(func() { p.say(p.sendAlone(p.halt, *o)) })
+	}
 	orders := json.NewDecoder(bufio.NewReader(os.Stdin))
 	for {
 		var o order
@@ -283,6 +290,19 @@ func (p *nodeProcess) currentReport() *report {
 		r.Sending[id] = c
 	}
 	return &r
+}
+
+// sendAlone waits for lanes, and then sends.
+func (p *nodeProcess) sendAlone(ctx context.Context, o order) answer {
+	out, err := p.n.Output(o.Output)
+	for err == nil && out.Lanes() < p.program.AutoLanes {
+		time.Sleep(100 * time.Microsecond)
+		err = ctx.Err()
+	}
+	if err != nil {
+		return failed(0, err)
+	}
+	return p.send(ctx, o)
 }
 
 // send is the work of one send order.
