@@ -98,6 +98,9 @@ func TestDropOldest(t *testing.T) {
 		t.Error("not ready")
 	}
 	r.mustPop(t, 3, 2)
+	if !r.consumer.Ready() {
+		t.Error("not ready, but two are left")
+	}
 	r.producer.Failed(4)
 	r.mustPop(t, 4, 4)
 	r.mustPop(t, 5, 0)

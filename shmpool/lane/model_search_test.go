@@ -112,6 +112,9 @@ func (w *world) check(p *plan) error {
 	for m := 1; m <= p.messages; m++ {
 		count[w.fate[m]]++
 	}
+	if p.policy != wire.PolicyDropOldest && count[evicted] > 0 || p.policy != wire.PolicyDropNewest && count[refused] > 0 {
+		return violated("%v, but %d evicted and %d refused", p.policy, count[evicted], count[refused])
+	}
 	withdrawn := uint32(0)
 	if w.cuts(p) && w.router == routerDone {
 		withdrawn = w.cut.count

@@ -129,6 +129,7 @@ type routerPhase uint8
 const (
 	routerWaits routerPhase = iota
 	routerActs
+	routerReads // what it has withdrawn, an entry a turn
 	routerWakes
 	routerDone
 )
@@ -165,6 +166,7 @@ type world struct {
 	// The router's.
 	router routerPhase
 	cut    cut
+	read   uint32 // entries
 
 	// What a god would know.
 	payload     [worldSlots]uint8 // the message that lies in a slot
@@ -529,10 +531,17 @@ func (w *world) stepRouter(p *plan) error {
 			if !w.cut.ok {
 				return violated("the router finds the lane corrupt")
 			}
-		} else {
-			w.words[tailWord] |= closedBit
+			w.router = routerReads
+			return nil
+		}
+		w.words[tailWord] |= closedBit
+		w.router = routerWakes
+	case routerReads:
+		if w.read < w.cut.count {
+			return w.readWithdrawn()
 		}
 		w.router = routerWakes
+		return w.stepRouter(p)
 	case routerWakes: // nodes hear of it over TCP
 		if w.cuts(p) {
 			w.withdraw(p)
@@ -546,6 +555,20 @@ func (w *world) stepRouter(p *plan) error {
 		}
 		w.producerBell, w.consumerBell = 0, 0
 		w.router = routerDone
+	}
+	return nil
+}
+
+// readWithdrawn reads an entry that was withdrawn.
+func (w *world) readWithdrawn() error {
+	position := uint32(w.cut.tail) - w.cut.count + w.read
+	w.read++
+	at := entriesWord + entryWords*(position&w.sender.mask)
+	message := w.words[at] >> 16
+	for i, word := range w.words[at : at+entryWords] {
+		if word>>16 != message || word&0xff != uint64(i) || w.fate[message] != queued {
+			return violated("withdrawn message %d is torn: word %d is %#x", message, i, word)
+		}
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ type sender struct {
 	policy wire.Policy
 
 	tail     uint64 // pushed so far
-	position uint32 // of the oldest message, when last seen
+	position uint32 // of the oldest message, when the head was last read
 	evicted  uint32 // by this producer, modulo 2^32
 	refused  uint64
 	failed   uint64
@@ -130,7 +130,6 @@ func (o *push) step(s *sender, words []uint64, ring []sent) bool {
 		o.drop = ring[s.position&s.mask]
 		o.victim, o.evicted = o.drop.cookie, true
 		s.evicted++
-		s.position++
 		o.phase = pushLoadWindow
 	case pushRefuse:
 		point(opPush)
