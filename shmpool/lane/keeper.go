@@ -148,10 +148,10 @@ func (k *Keeper) Cut() (w Withdrawn, err error) {
 func (k *Keeper) sum(w *Withdrawn) {
 	mask := Capacity(k.cfg.QueueSize) - 1
 	for i := range w.Count {
-		at := entriesWord + entryWords*uint((uint32(w.From)+i)&mask)
-		seq := wire.Seq(atomic.LoadUint64(&k.words[at+entrySeq]))
-		time := int64(atomic.LoadUint64(&k.words[at+entryTime]))
-		w.Bytes += atomic.LoadUint64(&k.words[at+entryLength])
+		entry := entryAt(k.words, (uint32(w.From)+i)&mask)
+		seq := wire.Seq(atomic.LoadUint64(&entry[entrySeq]))
+		time := int64(atomic.LoadUint64(&entry[entryTime]))
+		w.Bytes += atomic.LoadUint64(&entry[entryLength])
 		if i == 0 {
 			w.SeqFirst, w.OldestNS = seq, time
 		}

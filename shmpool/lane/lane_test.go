@@ -2,6 +2,7 @@ package lane
 
 import (
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -409,6 +410,38 @@ func TestBellFlags(t *testing.T) {
 	b.WantMemory()
 	if b.GiveMemory() || words[memoryWantedWord] != 0 {
 		t.Error("awake")
+	}
+}
+
+// TestRunIsSteps: a push and a pop in one go do what they do step by step, which
+// is what the model looks at.
+func TestRunIsSteps(t *testing.T) {
+	for _, policy := range []wire.Policy{wire.PolicyDropOldest, wire.PolicyDropNewest, wire.PolicyBlock} {
+		fast, slow := newRig(t, 3, policy), newRig(t, 3, policy)
+		random := rand.New(rand.NewPCG(1, uint64(policy)))
+		for i := range 5000 {
+			if random.IntN(2) == 0 {
+				d := descriptor(uint8(i), uint8(i>>8))
+				for _, r := range []*rig{fast, slow} {
+					r.producer.op.start(&d)
+				}
+				fast.producer.op.run(&fast.producer.state, fast.words, fast.producer.ring)
+				for p := slow.producer; !p.op.step(&p.state, p.words, p.ring); {
+				}
+			} else {
+				for _, r := range []*rig{fast, slow} {
+					r.consumer.op.start()
+				}
+				fast.consumer.op.run(&fast.consumer.state, fast.words)
+				for c := slow.consumer; !c.op.step(&c.state, c.words); {
+				}
+			}
+			if fast.producer.op != slow.producer.op || fast.producer.state != slow.producer.state ||
+				fast.consumer.op != slow.consumer.op || fast.consumer.state != slow.consumer.state ||
+				!slices.Equal(fast.words, slow.words) {
+				t.Fatalf("after %d: %+v %+v, step by step %+v %+v", i, fast.producer.op, fast.consumer.op, slow.producer.op, slow.consumer.op)
+			}
+		}
 	}
 }
 

@@ -58,6 +58,12 @@ const (
 	entryMetaLength
 )
 
+// entryAt returns the words of the entry at that index of the ring.
+func entryAt(words []uint64, index uint32) *[entryWords]uint64 {
+	at := entriesWord + entryWords*uint(index)
+	return (*[entryWords]uint64)(words[at : at+entryWords])
+}
+
 // A head word has the messages taken in its low half and those evicted in its
 // high half, both modulo 2^32, so that one compare-and-swap claims or evicts and
 // counts in one.

@@ -240,6 +240,8 @@ func TestModel(t *testing.T) {
 	all := slices.Concat(plans(1, 2, 1, 1), plans(1, 3, 1, 4), plans(2, 3, 1, 4), plans(2, 3, 2, 8), plans(3, 4, 1, 8))
 	if os.Getenv("BROKERD_MODEL") == "deep" {
 		all = slices.Concat(plans(1, 3, 1, 1), plans(2, 4, 1, 4), plans(2, 4, 2, 8), plans(3, 5, 1, 8), plans(4, 6, 1, 8))
+	} else if raceDetector {
+		all = plans(1, 2, 1, 8)
 	}
 	for _, p := range all {
 		t.Run(p.String(), func(t *testing.T) {
@@ -279,7 +281,11 @@ func TestModelAtRandom(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range 30_000 {
+	runs := 30_000
+	if raceDetector {
+		runs /= 20
+	}
+	for range runs {
 		runAtRandom(t, random)
 	}
 }

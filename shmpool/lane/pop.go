@@ -65,8 +65,8 @@ func (o *pop) end(v Verdict) bool {
 func (o *pop) run(r *receiver, words []uint64) {
 	for !o.step(r, words) {
 		// The words of an entry are most of the steps, so they go without the switch.
-		for o.phase == popRead {
-			o.read(r, words)
+		if o.phase == popRead {
+			o.read(r, words, entryWords)
 		}
 	}
 }
@@ -90,7 +90,7 @@ func (o *pop) step(r *receiver, words []uint64) bool {
 		}
 		return o.look(r, head)
 	case popRead:
-		o.read(r, words)
+		o.read(r, words, o.next+1)
 	case popLoadRefused:
 		o.refused = atomic.LoadUint64(&words[refusedWord])
 		if o.refused < r.refused {
@@ -168,12 +168,15 @@ func (o *pop) measure(r *receiver, word uint64) bool {
 	return false
 }
 
-// read reads one word of the entry. Whether they belong together shows when the
-// message is claimed: before the producer overwrites it, it moves the head.
-func (o *pop) read(r *receiver, words []uint64) {
-	at := entriesWord + entryWords*uint(headPosition(o.head)&r.mask)
-	o.entry[o.next&(entryWords-1)] = atomic.LoadUint64(&words[at+uint(o.next)])
-	if o.next++; o.next == entryWords {
+// read reads the words of the entry from the next one on, up to end. Whether they
+// belong together shows when the message is claimed: before the producer
+// overwrites it, it moves the head.
+func (o *pop) read(r *receiver, words []uint64, end uint8) {
+	entry := entryAt(words, headPosition(o.head)&r.mask)
+	for i := o.next; i < min(end, entryWords); i++ {
+		o.entry[i] = atomic.LoadUint64(&entry[i])
+	}
+	if o.next = end; o.next == entryWords {
 		o.phase = popLoadRefused
 	}
 }

@@ -89,8 +89,8 @@ func (o *push) end(v Verdict) bool {
 func (o *push) run(s *sender, words []uint64, ring []sent) {
 	for !o.step(s, words, ring) {
 		// The words of an entry are most of the steps, so they go without the switch.
-		for o.phase == pushWrite {
-			o.write(s, words)
+		if o.phase == pushWrite {
+			o.write(s, words, entryWords)
 		}
 	}
 }
@@ -151,7 +151,7 @@ func (o *push) step(s *sender, words []uint64, ring []sent) bool {
 		o.next = 0
 		o.phase = pushWrite
 	case pushWrite:
-		o.write(s, words)
+		o.write(s, words, o.next+1)
 	case pushCommit:
 		point(opPush)
 		if !atomic.CompareAndSwapUint64(&words[tailWord], s.tail, s.tail+1) {
@@ -193,13 +193,16 @@ func (o *push) look(s *sender, head uint64) bool {
 	return false
 }
 
-// write writes one word of the entry. The position was found free: no consumer
-// that read the head since can claim what is overwritten here.
-func (o *push) write(s *sender, words []uint64) {
-	point(opPush)
-	at := entriesWord + entryWords*uint(uint32(s.tail)&s.mask)
-	store(&words[at+uint(o.next)], o.entry[o.next&(entryWords-1)])
-	if o.next++; o.next == entryWords {
+// write writes the words of the entry from the next one on, up to end. The
+// position was found free: no consumer that read the head since can claim what is
+// overwritten here.
+func (o *push) write(s *sender, words []uint64, end uint8) {
+	entry := entryAt(words, uint32(s.tail)&s.mask)
+	for i := o.next; i < min(end, entryWords); i++ {
+		point(opPush)
+		store(&entry[i], o.entry[i])
+	}
+	if o.next = end; o.next == entryWords {
 		o.phase = pushCommit
 	}
 }
