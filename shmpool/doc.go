@@ -5,8 +5,10 @@
 // A region is one shared memory object. Page 0 is its header, and from offset
 // HeaderBytes on it is cut into equal slots, each of which holds one payload.
 // Only brokerd creates and unlinks regions (package alloc); a node opens them by
-// name and maps them, writable if the region is leased to it, read-only
-// otherwise. This package needs no cgo, so that any Go program can be a node.
+// name and maps them: writable if the region is leased to it, else read-only, or
+// read-only but for the header. There is the ledger: a word per slot in which the
+// sender marks who may read it, and those who are done with it take their mark
+// off (package lane). This package needs no cgo, so that any Go program can be a node.
 //
 // # Trust
 //
@@ -21,5 +23,5 @@
 //
 // Slots and Cache are plain state without locks; their owner guards them. A
 // Mapping may be read by any number of goroutines, but Close must not run
-// while one of them still uses a slice of it.
+// while one of them still uses a slice of it; Prefault may run beside anything.
 package shmpool
