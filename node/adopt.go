@@ -249,7 +249,7 @@ func (s *session) closeStale() {
 			s.estate.closeStale()
 			return
 		}
-		timer.Reset(heldPause)
+		timer.Reset(time.Second)
 	}
 }
 

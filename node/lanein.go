@@ -98,6 +98,8 @@ type aftermath struct {
 	drops []*estate
 }
 
+func (a *aftermath) due() bool { return a.ring != nil || a.tell != nil || a.drops != nil }
+
 func (a *aftermath) run() {
 	if l := a.ring; l != nil {
 		l.bell.Ring()

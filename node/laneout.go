@@ -340,8 +340,10 @@ const (
 	// closingPause is the time between two looks whether the receivers of closed
 	// lanes are done with the last messages.
 	closingPause = 20 * time.Millisecond
-	// heldPause is the time between two looks at what receivers hold.
-	heldPause = time.Second
+	// The time between two looks at what a receiver holds: a quarter of what it may,
+	// within these bounds.
+	heldPauseMin = 50 * time.Millisecond
+	heldPauseMax = 2500 * time.Millisecond
 )
 
 // tendLanes does what is due for the lanes that this node sends on, and returns
@@ -359,7 +361,9 @@ func (s *session) tendLanes(now time.Time) time.Duration {
 		switch {
 		case !l.closing:
 			live = append(live, l)
-			pause = min(pause, heldPause)
+			if l.hold > 0 {
+				pause = min(pause, max(heldPauseMin, min(l.hold/4, heldPauseMax)))
+			}
 		case m.uses(l):
 			pause = min(pause, closingPause)
 		default:

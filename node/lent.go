@@ -10,11 +10,27 @@ import (
 )
 
 const (
-	// pollFew: so many messages on lanes are looked at for each one that is sent.
-	// Two, because one would not catch up.
-	pollFew = 2
-	pollAll = 1 << 30
+	// pollFew: so many messages on lanes are looked at, at each look that comes with a
+	// message that is sent: two for each message since the last look, because one
+	// would not catch up.
+	pollFew = 2 * pollEvery
+	// pollEvery is how many small messages there are to a look. The receiver writes
+	// to the same cache lines, of eight slots each: looking often is slow for both.
+	// Large ones are few, and to use a warm slot again is worth more.
+	pollEvery      = 16
+	pollSmallBytes = 4096
+	pollAll        = 1 << 30
 )
+
+// pollDue reports whether it is time to look at a few lent slots.
+func (m *memory) pollDue() bool {
+	m.unpolled++
+	if m.unpolled < pollEvery && m.lent.first.slot.Bytes <= pollSmallBytes {
+		return false
+	}
+	m.unpolled = 0
+	return true
+}
 
 // lentList has the published slots with lane bits. A receiver on a lane tells
 // nobody that it is done with a message, it clears a bit: the sender looks.
@@ -53,20 +69,26 @@ func (e *tokenEntry) held() bool {
 }
 
 // poll looks at the first limit lent slots, frees those that nobody holds, and
-// returns their number. What is still held goes to the back when only some are
-// looked at, so that a message that is held for long does not hide the others.
+// returns their number. When only some are looked at, it ends at the second that
+// is still held, and puts those to the back, so that a message that is held for
+// long does not hide the others.
 func (m *memory) poll(limit int) (freed int) {
-	rotate := limit < pollAll
+	few := limit < pollAll
+	held := 0
 	for e := m.lent.first; e != nil && limit > 0; limit-- {
 		next := e.next
-		switch {
-		case !e.held():
+		if !e.held() {
 			m.lent.remove(e)
 			m.freeLocked(e, m.clock)
 			freed++
-		case rotate && next != nil:
-			m.lent.remove(e)
-			m.lent.push(e)
+		} else if few {
+			if next != nil {
+				m.lent.remove(e)
+				m.lent.push(e)
+			}
+			if held++; held == 2 {
+				break
+			}
 		}
 		e = next
 	}

@@ -13,6 +13,11 @@ import (
 	"github.com/brokerd/brokerd/wire"
 )
 
+const (
+	recentRegions = 8
+	tokensBlock   = 64
+)
+
 // memory is the sending side of an estate: the regions leased to this node, and
 // who has which slot. A slot is free, loaned (the user writes) or published:
 // receivers read, until the broker says Done and the bits of all lanes in the
@@ -24,12 +29,13 @@ type memory struct {
 	link     *link      // nil while there is no broker to ask
 	slots    *shmpool.Slots
 	regions  map[wire.RegionID]*leasedRegion
-	last     *leasedRegion // of the slot taken last; most come in runs
+	recent   [recentRegions]*leasedRegion // by the last bits of the id: consecutive ones are used in turn
 	classes  map[uint64]*slotClass
 	requests map[uint32]*slotClass // not answered yet
 	request  uint32
 	tokens   []*tokenEntry
 	spare    []uint32 // unused entries of tokens
+	unpolled int      // messages since the last look at lent
 	lent     lentList // published on lanes, oldest first but for those that were looked at
 	serial   uint64   // of the last message published on lanes
 	lanes    map[wire.RegionID]*laneOut
@@ -208,7 +214,7 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 // tryLocked takes a slot if one is free, after looking which ones the receivers
 // on lanes have done with: at a few, and at all of them if need be.
 func (m *memory) tryLocked(size, poll int) (lease, bool) {
-	if m.lent.first != nil {
+	if m.lent.first != nil && (poll == pollAll || m.pollDue()) {
 		m.poll(poll)
 	}
 	if l, ok := m.takeLocked(size); ok {
@@ -291,20 +297,18 @@ func (m *memory) takeLocked(size int) (lease, bool) {
 	if !ok {
 		return lease{}, false
 	}
-	r := m.last
-	if r == nil || r.id != slot.Region {
-		r = m.regions[slot.Region]
-		m.last = r
+	recent := &m.recent[slot.Region%recentRegions]
+	if *recent == nil || (*recent).id != slot.Region {
+		*recent = m.regions[slot.Region]
 	}
+	r := *recent
 	r.used++
-	var e *tokenEntry
-	if last := len(m.spare) - 1; last >= 0 {
-		e = m.tokens[m.spare[last]]
-		m.spare = m.spare[:last]
-	} else {
-		e = &tokenEntry{index: uint32(len(m.tokens))}
-		m.tokens = append(m.tokens, e)
+	if len(m.spare) == 0 {
+		m.moreTokens()
 	}
+	last := len(m.spare) - 1
+	e := m.tokens[m.spare[last]]
+	m.spare = m.spare[:last]
 	e.slot, e.region, e.state = slot, r, slotLoaned
 	e.generation++
 	m.e.hold()
@@ -313,6 +317,17 @@ func (m *memory) takeLocked(size int) (lease, bool) {
 		panic(fmt.Sprintf("node: slot %d of region %d: %v", slot.Index, uint64(slot.Region), err))
 	}
 	return lease{entry: e, token: e.token(), slot: whole, buffer: whole[:size:size]}, true
+}
+
+// moreTokens makes unused entries, many at a time.
+func (m *memory) moreTokens() {
+	block := make([]tokenEntry, tokensBlock)
+	for i := range block {
+		e := &block[len(block)-1-i]
+		e.index = uint32(len(m.tokens))
+		m.tokens = append(m.tokens, e)
+		m.spare = append(m.spare, e.index)
+	}
 }
 
 // entry finds what a token stands for; nil if it is not outstanding.

@@ -106,11 +106,13 @@ func (b *miniBroker) talk(c *miniConn) {
 		return
 	}
 	attach, _ := m.(*wire.Attach)
+	b.mu.Lock() // a node that knows that it has joined may count on it
 	c.send(&wire.Ready{Local: attach != nil && len(attach.Nonce) > 0}, ports)
 	for i := range ports.Outputs {
 		c.send(&wire.Flow{Output: wire.OutputIndex(i), Window: wire.WindowUnlimited})
 	}
 	b.join(hello.Node, c)
+	b.mu.Unlock()
 	defer b.leave(hello.Node)
 	for {
 		m, err := c.receive()
@@ -125,8 +127,6 @@ func (b *miniBroker) talk(c *miniConn) {
 }
 
 func (b *miniBroker) join(name string, c *miniConn) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.nodes[name] = c
 	for _, r := range b.regions {
 		c.send(r.open())

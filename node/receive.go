@@ -113,27 +113,34 @@ func (r *receiver) next(ctx context.Context) (Event, error) {
 		if s != nil && r.mustAsk(s, empty) {
 			verdict = r.ask(s, s.recv.delivered+s.recv.ahead)
 		}
-		var q queued
-		var unread error
 		if !found && !empty {
-			q = r.queue.pop()
-			ev, unread = r.take(q)
-			found = unread == nil && q.lane == nil
+			ev, found = r.nextFromQueue(&a)
 		}
 		r.mu.Unlock()
 		if verdict == appendWrite {
 			s.link.flush()
 		}
-		a.run()
-		switch {
-		case found:
+		if a.due() {
+			a.run()
+		}
+		if found {
 			return ev, nil
-		case unread != nil:
-			r.reject(q, unread)
-		case empty:
+		}
+		if empty {
 			r.wait(ctx)
 		}
 	}
+}
+
+// nextFromQueue returns the first event of the queue, which is not empty, unless
+// that is none, or a message that cannot be read.
+func (r *receiver) nextFromQueue(a *aftermath) (Event, bool) {
+	q := r.queue.pop()
+	ev, err := r.take(q)
+	if err != nil {
+		a.tell = append(a.tell, func() { r.reject(q, err) })
+	}
+	return ev, err == nil && q.lane == nil
 }
 
 // nextFromLanes returns a message of the lanes if it is their turn: they and the

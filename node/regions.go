@@ -180,8 +180,8 @@ func (m *memory) checkDrained(r *leasedRegion) {
 func (m *memory) giveBack(r *leasedRegion) {
 	r.class.regions--
 	delete(m.regions, r.id)
-	if m.last == r {
-		m.last = nil
+	if recent := &m.recent[r.id%recentRegions]; *recent == r {
+		*recent = nil
 	}
 	if err := r.mapping.Close(); err != nil {
 		m.untold = append(m.untold, func() {
