@@ -206,6 +206,9 @@ func (c *core) finishAdoption(now time.Time, ad *adoption) {
 		al := &ad.message.Lanes[i]
 		if l := c.lanes[al.Lane]; l != nil && c.joinLane(s, l, al) {
 			joined = append(joined, l)
+			if sender := l.sender.sess; al.Role == wire.LaneReceiver && sender != nil {
+				c.openRegions(s, sender) // also of one that has left meanwhile
+			}
 			answer.Regions = append(answer.Regions, wire.AdoptedRegion{Region: al.Lane, Name: l.name})
 			answer.Lanes = append(answer.Lanes, al.Lane)
 		}
@@ -272,21 +275,37 @@ func (c *core) joinLane(s *session, l *edgeLane, al *wire.AdoptLane) bool {
 
 // wholeLane goes on with an adopted lane after one of its ends has come.
 func (c *core) wholeLane(now time.Time, l *edgeLane) {
-	if l.stage >= laneClosing { // the broker had given up waiting
+	if l.stage >= laneClosing { // this broker has given up waiting, or the one before
 		c.tellReceiver(l)
 		c.tellSender(l)
-		return
 	}
-	if l.sender.sess == nil || l.receiver.sess == nil {
+	for _, missing := range l.missing() {
+		if s := missing.sess; s != nil && s.adopting == nil {
+			c.halfAdopted(now, l) // it is here, and has not brought its end
+		}
 		return
 	}
 	l.until = time.Time{}
+	if l.stage >= laneClosing {
+		return
+	}
 	e := l.edge
 	if l.cfg.QueueSize != uint32(e.queueSize) || l.cfg.Policy != e.policy || l.hold != e.holdTimeout {
 		c.closeLane(now, l, settingsChanged)
 		return
 	}
 	c.tellPath(e)
+}
+
+// missing returns the nodes of a lane that have not brought their ends.
+func (l *edgeLane) missing() (nodes []*node) {
+	if l.sender.sess == nil {
+		nodes = append(nodes, l.output.node)
+	}
+	if l.receiver.sess == nil {
+		nodes = append(nodes, l.edge.node)
+	}
+	return nodes
 }
 
 // halfAdopted gives up a lane whose other end has not come back.
@@ -306,7 +325,7 @@ func (c *core) halfAdopted(now time.Time, l *edgeLane) {
 // end says, but did not bring itself.
 func (c *core) closeUnclaimed(now time.Time, s *session) {
 	for _, l := range slices.Clone(c.laneList) {
-		if !l.until.IsZero() && (l.sender.sess == nil && l.output.node == s.node || l.receiver.sess == nil && l.edge.node == s.node) {
+		if !l.until.IsZero() && slices.Contains(l.missing(), s.node) {
 			c.halfAdopted(now, l)
 		}
 	}

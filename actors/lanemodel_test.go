@@ -10,7 +10,6 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/brokerd/brokerd/dataflow"
 	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
@@ -30,8 +29,8 @@ func TestLanesKeepTheirBooks(t *testing.T) {
 			"": m.verify,
 			"join": func(rt *rapid.T) {
 				node := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "node")
-				if m.peers[node] != nil {
-					rt.Skip("connected")
+				if m.peers[node] != nil || m.away[node] != nil {
+					rt.Skip("connected, or will be")
 				}
 				m.join(node, rapid.IntRange(0, 7).Draw(rt, "remote") == 0, rapid.IntRange(0, 9).Draw(rt, "plain") == 0)
 			},
@@ -49,6 +48,8 @@ func TestLanesKeepTheirBooks(t *testing.T) {
 			"all":      func(rt *rapid.T) { m.everything(1) },
 			"fault":    m.fault,
 			"end":      m.end,
+			"restart":  m.restart,
+			"back":     m.back,
 			"reload":   m.reload,
 			"wait": func(rt *rapid.T) {
 				m.w.play("wait "+rapid.SampledFrom([]string{"10ms", "100ms", "1s"}).Draw(rt, "time"), "")
@@ -69,7 +70,11 @@ type laneModel struct {
 	lost    map[string]map[wire.Seq]bool // never sent, or said to have failed
 	ledger  map[place]uint64
 	content map[place]wire.Seq
-	leased  map[wire.RegionID]bool // with the router
+	leased  map[wire.RegionID]bool   // with the router
+	names   map[wire.RegionID]string // of what is in shared memory
+	away    map[string]*lanePeer     // that have not come back since the broker died
+	flow    string                   // as it is loaded
+	leaky   bool                     // somebody may hold for ever what no broker knows of
 }
 
 // lanePeer is one connected node. It is an actors.Conn.
@@ -78,27 +83,34 @@ type lanePeer struct {
 	id                  ConnID
 	node                string
 	local, closed       bool
+	adopting            bool // and not told yet what of it goes on
 	inbox, outbox       []wire.Message
 	ports               *wire.Ports
 	ended               map[wire.OutputIndex]bool
 	flow                map[wire.OutputIndex]wire.Flow
 	published           map[wire.OutputIndex]uint64
 	free                []place
-	lent                map[place]uint64 // the sender's own copy of what it wrote to the ledger
+	regions             map[wire.RegionID]bool
+	bell                wire.RegionID
+	known               map[wire.RegionID]string // names, as it was told
+	lent                map[place]uint64         // the sender's own copy of what it wrote to the ledger
 	tokens              map[wire.Token]place
 	places              []place // by cookie
 	delivered, consumed uint64
 	held                []wire.Token
-	lastSeq             map[wire.InputIndex]wire.Seq
+	lastSeq             map[string]wire.Seq // by input
 	opened              map[wire.RegionID]wire.RegionID
 	retired             map[wire.RegionID]bool
 	out, in             map[wire.RegionID]*modelLane
 	holds               []laneHold
+	stuck               lane.Descriptor // popped, and not looked at yet
+	stuckOn             *modelLane      // nil: there is none
 }
 
 // modelLane is one end of a lane.
 type modelLane struct {
 	wire.LaneGrant
+	port     string
 	producer *lane.Producer
 	consumer *lane.Consumer
 	answered bool
@@ -117,15 +129,10 @@ func newLaneModel(rt *rapid.T) *laneModel {
 	m := &laneModel{
 		t: rt, w: newWorld(rt), peers: map[string]*lanePeer{}, seq: map[string]wire.Seq{}, lost: map[string]map[wire.Seq]bool{},
 		ledger: map[place]uint64{}, content: map[place]wire.Seq{}, leased: map[wire.RegionID]bool{},
+		names: map[wire.RegionID]string{}, away: map[string]*lanePeer{}, flow: modelFlow,
 	}
 	m.w.start("test", true)
-	f, _, err := dataflow.Parse("f", []byte(modelFlow), dataflow.Options{})
-	if err != nil {
-		rt.Fatal(err)
-	}
-	if err := m.w.core.reload(m.w.now, []*dataflow.Flow{f}); err != nil {
-		rt.Fatal(err)
-	}
+	m.w.play("flow f", m.flow)
 	return m
 }
 
@@ -143,8 +150,9 @@ func (m *laneModel) join(node string, remote, plain bool) {
 	p := &lanePeer{
 		m: m, id: m.next, node: node, local: !remote, ended: map[wire.OutputIndex]bool{},
 		flow: map[wire.OutputIndex]wire.Flow{}, published: map[wire.OutputIndex]uint64{},
-		lent: map[place]uint64{}, tokens: map[wire.Token]place{}, lastSeq: map[wire.InputIndex]wire.Seq{},
-		opened: map[wire.RegionID]wire.RegionID{}, retired: map[wire.RegionID]bool{}, out: map[wire.RegionID]*modelLane{}, in: map[wire.RegionID]*modelLane{},
+		lent: map[place]uint64{}, tokens: map[wire.Token]place{}, lastSeq: map[string]wire.Seq{},
+		opened: map[wire.RegionID]wire.RegionID{}, retired: map[wire.RegionID]bool{},
+		regions: map[wire.RegionID]bool{}, known: map[wire.RegionID]string{}, out: map[wire.RegionID]*modelLane{}, in: map[wire.RegionID]*modelLane{},
 	}
 	m.peers[node] = p
 	m.w.core.connEvent(m.w.now, &ConnEvent{Type: ConnOpened, ID: p.id, Conn: p})
@@ -179,6 +187,7 @@ func (m *laneModel) leave(rt *rapid.T) {
 }
 
 func (m *laneModel) disconnect(p *lanePeer, alive bool) {
+	m.leaky = m.leaky || p.adopting
 	for _, msg := range p.outbox {
 		switch msg := msg.(type) {
 		case *wire.Publish:
@@ -237,7 +246,7 @@ func (m *laneModel) fault(rt *rapid.T) {
 	}
 	for _, lanes := range []map[wire.RegionID]*modelLane{p.out, p.in} {
 		for _, id := range slices.Sorted(maps.Keys(lanes)) {
-			if l := lanes[id]; l.started && !l.gone {
+			if l := lanes[id]; !p.adopting && l.started && !l.gone {
 				l.gone = l.Role == wire.LaneSender
 				p.say(&wire.LaneFault{Lane: id, Text: "broken"})
 				return
@@ -268,6 +277,7 @@ func (m *laneModel) reload(rt *rapid.T) {
 			text = strings.Replace(text, r[0], r[1], 1)
 		}
 	}
+	m.flow = text
 	m.w.play("flow f", text)
 }
 
@@ -280,12 +290,23 @@ func (m *laneModel) answer(deny bool) bool {
 				m.t.Fatalf("region %d was given back twice", r.region)
 			}
 			delete(m.leased, r.region)
+			delete(m.names, r.region)
+		case poolRetire:
+			delete(m.names, r.region)
+		case poolAdopt:
+			if m.names[r.region] != r.oldName {
+				m.w.play("answer deny=unlinked", "")
+				return true
+			}
+			m.leased[r.region], m.names[r.region] = true, "new-"+r.oldName
+			m.w.play("answer", "")
+			return true
 		case poolGrant, poolLane:
 			if deny {
 				m.w.play("answer deny=full", "")
 				return true
 			}
-			m.leased[m.w.last+1] = true
+			m.leased[m.w.last+1], m.names[m.w.last+1] = true, fmt.Sprintf("r%d", m.w.last+1)
 			m.w.play("answer", "")
 			return true
 		case poolRead:
@@ -333,14 +354,19 @@ func (m *laneModel) everything(rounds int) {
 // finish plays everything to its end and looks for what is left over.
 func (m *laneModel) finish(rt *rapid.T) {
 	m.t, m.w.t = rt, rt
+	for _, node := range keys(m.away) {
+		m.comeBack(node)
+	}
 	for len(m.ghosts) > 0 {
 		m.w.play(fmt.Sprintf("die %d", m.ghosts[0].id), "")
 		m.ghosts = m.ghosts[1:]
 	}
-	m.everything(30)
+	m.everything(10)
+	m.w.play("wait 12s", "") // as long as nodes of a broker that died have to come back
+	m.everything(20)
 	m.verify(rt)
 	for _, p := range m.peers {
-		if len(p.lent) > 0 {
+		if len(p.lent) > 0 && !m.leaky {
 			rt.Fatalf("%s never got back %d slots: %v", p.node, len(p.lent), p.lent)
 		}
 	}
@@ -356,11 +382,14 @@ func (m *laneModel) finish(rt *rapid.T) {
 	for _, node := range keys(m.peers) {
 		m.disconnect(m.peers[node], false)
 	}
-	m.w.play("wait 1s", "")
+	m.w.play("wait 12s", "") // as long as nodes of a broker that died have to come back
 	for m.answer(false) {
 	}
 	c := m.w.core
 	c.check(rt)
+	for id, l := range c.lanes {
+		rt.Errorf("lane %d is left over: %s stage %d, sender %+v, receiver %+v, until %v", id, l.edge.to, l.stage, l.sender, l.receiver, l.until)
+	}
 	if len(m.leased) > 0 || len(c.lanes)+len(c.regions)+len(c.asked)+len(c.laneList) > 0 || c.busy() {
 		rt.Fatalf("left over: leased %v, %d lanes, %d regions, %d questions, busy %v", m.leased, len(c.lanes), len(c.regions), len(c.asked), c.busy())
 	}
@@ -461,7 +490,7 @@ func (p *lanePeer) reap() {
 		for at, mask := range p.lent {
 			held = held || p.m.ledger[at]&mask&(1<<l.Bit) != 0
 		}
-		if l.closed && !held {
+		if l.closed && !held && !p.adopting {
 			delete(p.out, id)
 			p.say(&wire.LaneDone{Lane: id})
 		}

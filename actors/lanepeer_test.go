@@ -19,7 +19,7 @@ func (p *lanePeer) publish(out wire.OutputIndex, shared bool) bool {
 	brokered := f.Brokered > 0
 	for _, id := range slices.Sorted(maps.Keys(p.out)) {
 		l := p.out[id]
-		if wire.OutputIndex(l.Port) != out || !l.started || l.closed {
+		if l.port != p.ports.Outputs[out].ID || !l.started || l.closed {
 			continue
 		}
 		if l.gone = l.gone || l.producer.Closed(); l.gone {
@@ -110,6 +110,7 @@ func (p *lanePeer) take(msg wire.Message) {
 	case *wire.Flow:
 		p.flow[msg.Output] = *msg
 	case *wire.RegionGrant:
+		p.regions[msg.Region], p.known[msg.Region] = true, msg.Name
 		for k := range msg.Slots {
 			p.free = append(p.free, place{msg.Region, modelGeometry.SlotOffset(k)})
 		}
@@ -130,7 +131,7 @@ func (p *lanePeer) take(msg wire.Message) {
 	case *wire.Inputs:
 		for _, it := range msg.Items {
 			p.delivered++
-			p.inOrder(it.Input, it.Seq)
+			p.inOrder(p.ports.Inputs[it.Input].ID, it.Seq)
 			if it.Token != 0 {
 				p.intact(place{it.Region, it.Offset}, it.Seq)
 				p.held = append(p.held, it.Token)
@@ -138,20 +139,22 @@ func (p *lanePeer) take(msg wire.Message) {
 		}
 	case *wire.InputClosed:
 		for _, l := range p.in {
-			if wire.InputIndex(l.Port) == msg.Input && l.started {
+			if l.port == p.ports.Inputs[msg.Input].ID && l.started && !p.adopting {
 				var d lane.Descriptor
 				if v, _, _ := l.consumer.Pop(&d); v != lane.Ended {
 					m.t.Fatalf("%s: input %d is closed, and lane %d says %v", p.node, msg.Input, l.Lane, v)
 				}
 			}
 		}
-		delete(p.lastSeq, msg.Input)
+		delete(p.lastSeq, p.ports.Inputs[msg.Input].ID)
 	case *wire.LaneGrant:
 		p.granted(msg)
 	case *wire.LaneStart:
 		p.in[msg.Lane].started = true
 	case *wire.LaneClose:
 		p.laneClosed(msg)
+	case *wire.Adopted:
+		p.adopted(msg)
 	case *wire.Error:
 		m.t.Fatalf("%s was told %v", p.node, msg)
 	}
@@ -159,15 +162,19 @@ func (p *lanePeer) take(msg wire.Message) {
 
 // inOrder checks that an input gets its messages in order, whatever way they
 // came, and with policy block all of them.
-func (p *lanePeer) inOrder(input wire.InputIndex, seq wire.Seq) {
+func (p *lanePeer) inOrder(input string, seq wire.Seq) {
 	last := p.lastSeq[input]
 	if seq <= last {
-		p.m.t.Fatalf("%s: input %d got seq %d after %d", p.node, input, seq, last)
+		p.m.t.Fatalf("%s: input %s got seq %d after %d", p.node, input, seq, last)
 	}
-	port := p.ports.Inputs[input]
+	i := slices.IndexFunc(p.ports.Inputs, func(port wire.InputPort) bool { return port.ID == input })
+	port := wire.InputPort{} // removed by a reload, and what is on its lane is read all the same
+	if i >= 0 {
+		port = p.ports.Inputs[i]
+	}
 	for s := last + 1; last > 0 && s < seq && port.Policy == wire.PolicyBlock; s++ {
 		if !p.m.lost[port.Source][s] {
-			p.m.t.Fatalf("%s: input %d with policy block got seq %d after %d, without %d", p.node, input, seq, last, s)
+			p.m.t.Fatalf("%s: input %s with policy block got seq %d after %d, without %d", p.node, input, seq, last, s)
 		}
 	}
 	p.lastSeq[input] = seq
@@ -176,13 +183,16 @@ func (p *lanePeer) inOrder(input wire.InputIndex, seq wire.Seq) {
 // granted maps a lane. The sender starts at once.
 func (p *lanePeer) granted(g *wire.LaneGrant) {
 	l := &modelLane{LaneGrant: *g, answered: true}
+	p.bell, p.known[g.BellRegion], p.known[g.Lane] = g.BellRegion, g.BellName, g.Name
 	cfg := lane.Config{Lane: g.Lane, QueueSize: g.QueueSize, Policy: g.Policy}
 	var err error
 	if g.Role == wire.LaneReceiver {
 		p.in[g.Lane] = l
+		l.port = p.ports.Inputs[g.Port].ID
 		l.consumer, err = lane.NewConsumer(p.m.w.words[g.Lane], cfg)
 	} else {
 		p.out[g.Lane] = l
+		l.port = p.ports.Outputs[g.Port].ID
 		l.producer, err = lane.NewProducer(p.m.w.words[g.Lane], cfg)
 	}
 	if err != nil {
@@ -231,17 +241,42 @@ func (p *lanePeer) laneClosed(msg *wire.LaneClose) {
 	}
 }
 
+// resume goes on with a message whose region was not known, if it is now. It
+// returns false if the node has to wait.
+func (p *lanePeer) resume() bool {
+	d, l := p.stuck, p.stuckOn
+	if l == nil {
+		return true
+	}
+	for p.opened[d.Region] == 0 && !p.adopting && len(p.inbox) > 0 {
+		p.read(1) // its announcement is on the way
+	}
+	owner := p.opened[d.Region]
+	if owner == 0 && p.adopting {
+		return false
+	}
+	if owner != l.PeerBellRegion {
+		p.m.t.Fatalf("%s: message %d on lane %d in region %d of bell %d, not %d", p.node, d.Seq, l.Lane, d.Region, owner, l.PeerBellRegion)
+	}
+	at := place{d.Region, d.Offset}
+	p.intact(at, d.Seq)
+	p.inOrder(l.port, d.Seq)
+	p.holds = append(p.holds, laneHold{at, l.Bit, d.Seq})
+	p.stuckOn = nil
+	return true
+}
+
 // pop takes messages off the lanes of the node's inputs.
 func (p *lanePeer) pop(n int) {
 	for _, id := range slices.Sorted(maps.Keys(p.in)) {
 		l := p.in[id]
 		for range n {
-			if !l.started {
+			if !l.started || !p.resume() {
 				break
 			}
 			var d lane.Descriptor
 			v, _, _ := l.consumer.Pop(&d)
-			if v == lane.Ended && l.closed {
+			if v == lane.Ended && l.closed && !p.adopting {
 				delete(p.in, id)
 				p.say(&wire.LaneDone{Lane: id})
 				break
@@ -252,16 +287,8 @@ func (p *lanePeer) pop(n int) {
 			if v != lane.Got {
 				break
 			}
-			for p.opened[d.Region] == 0 && len(p.inbox) > 0 {
-				p.read(1) // its announcement is on the way
-			}
-			if owner := p.opened[d.Region]; owner != l.PeerBellRegion {
-				p.m.t.Fatalf("%s: message %d on lane %d in region %d of bell %d, not %d", p.node, d.Seq, id, d.Region, owner, l.PeerBellRegion)
-			}
-			at := place{d.Region, d.Offset}
-			p.intact(at, d.Seq)
-			p.inOrder(wire.InputIndex(l.Port), d.Seq)
-			p.holds = append(p.holds, laneHold{at, l.Bit, d.Seq})
+			p.stuck, p.stuckOn = d, l
 		}
 	}
+	p.resume()
 }

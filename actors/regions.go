@@ -102,9 +102,10 @@ func (c *core) openRegions(s, sender *session) {
 }
 
 // openRegion lets a receiver map a region before the first message in it comes.
+// One that has lanes is told again when the sender has got a bell.
 func (c *core) openRegion(s *session, r *region) {
 	owner := r.owner.bell.region
-	if known, ok := s.opened[r]; ok && known == owner || !ok && r.retired {
+	if known, ok := s.opened[r]; r.retired || ok && (known == owner || !s.speaksLanes) {
 		return
 	}
 	s.opened[r] = owner
