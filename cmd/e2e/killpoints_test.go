@@ -77,40 +77,47 @@ const doomedSenderFlow = `nodes:
     inputs:
       frames: {source: source/frames, policy: block, queue_size: 2}
       other: {source: other/frames, policy: block, queue_size: 2}
-  - id: oldest
+  - id: drops
     path: dynamic
     inputs:
-      frames: {source: source/frames, queue_size: 1}
+      frames: {source: source/frames, policy: %s, queue_size: 1}
       other: {source: other/frames, policy: block, queue_size: 2}
-  - id: newest
-    path: dynamic
-    inputs:
-      frames: {source: source/frames, policy: drop-newest, queue_size: 1}
 `
 
-// killPoints is how many stores of each kind of process are tried. The first
-// three messages of a sender with three lanes are over by then, evictions
-// included, and so are several messages of a receiver.
+// killPoints is how many stores of a process are tried. By then a sender has sent
+// three messages on two lanes, with an eviction and full queues among them, and a
+// receiver has received a dozen.
 func killPoints() int {
 	switch {
 	case raceDetector, testing.Short():
 		return 12
 	case torments != "":
-		return 150
+		return 200
 	}
-	return 50
+	return 64
 }
 
 // A sender dies before every single one of its stores to shared memory.
 // Everybody else's books are right all the same.
 func TestKillPointsSender(t *testing.T) {
 	t.Parallel()
-	w := laneWorld(t, doomedSenderFlow)
+	for _, policy := range []wire.Policy{wire.PolicyDropOldest, wire.PolicyDropNewest} {
+		t.Run(policy.String(), func(t *testing.T) {
+			if policy == wire.PolicyDropNewest && torments == "" {
+				t.Skip("in the long mode only")
+			}
+			t.Parallel()
+			killPointsSender(t, policy)
+		})
+	}
+}
+
+func killPointsSender(t *testing.T, policy wire.Policy) {
+	w := laneWorld(t, fmt.Sprintf(doomedSenderFlow, policy))
 	w.restarts = true
 	receivers := []*child{
-		w.start("block", program{Receive: true}),
-		w.start("oldest", program{Receive: true, Sleep: 300 * time.Microsecond}),
-		w.start("newest", program{Receive: true, Sleep: 300 * time.Microsecond}),
+		w.start("block", program{Receive: true, Sleep: 300 * time.Microsecond}),
+		w.start("drops", program{Receive: true, Sleep: 300 * time.Microsecond}),
 	}
 	other := w.start("other", program{})
 	reply := other.begin(order{Do: "send", Output: "frames", Sizes: []int{64, 9000}, Every: 2 * time.Millisecond})
@@ -124,7 +131,7 @@ func TestKillPointsSender(t *testing.T) {
 	other.do(order{Do: "halt"})
 	s := other.result(reply)
 	other.do(order{Do: "close_output", Output: "frames"})
-	for _, c := range receivers[:2] {
+	for _, c := range receivers {
 		whole(t, c.id+"/other", w.closed(c, "other"), s.Sent)
 	}
 	w.eventually("the last messages", settled)
@@ -202,7 +209,7 @@ func TestKillPointsReceiver(t *testing.T) {
 	w.onLanes("block/frames")
 	var sent uint64
 	var gap time.Duration
-	for n := 1; n <= killPoints(); n++ {
+	for n := 1; n <= killPoints()/2; n++ {
 		victim := w.doom("victim", program{Receive: true, Keep: 1}, n)
 		select {
 		case <-victim.unasked:
@@ -242,5 +249,5 @@ func TestKillPointsReceiver(t *testing.T) {
 	block.do(order{Do: "release"})
 	w.eventually("the last messages", settled)
 	w.slotsFree(source)
-	t.Logf("%d receivers killed, %d messages, the sender's longest wait %v", killPoints(), sent, gap.Round(time.Millisecond))
+	t.Logf("%d receivers killed, %d messages, the sender's longest wait %v", killPoints()/2, sent, gap.Round(time.Millisecond))
 }
