@@ -85,16 +85,16 @@ const doomedSenderFlow = `nodes:
 `
 
 // killPoints is how many stores of a process are tried. By then a sender has sent
-// three messages on two lanes, with an eviction and full queues among them, and a
-// receiver has received a dozen.
+// several messages on two lanes, with evictions and full queues among them, and a
+// receiver has received dozens.
 func killPoints() int {
 	switch {
 	case raceDetector, testing.Short():
 		return 12
 	case torments != "":
-		return 200
+		return 600
 	}
-	return 64
+	return 120
 }
 
 // A sender dies before every single one of its stores to shared memory.
@@ -103,9 +103,6 @@ func TestKillPointsSender(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []wire.Policy{wire.PolicyDropOldest, wire.PolicyDropNewest} {
 		t.Run(policy.String(), func(t *testing.T) {
-			if policy == wire.PolicyDropNewest && torments == "" {
-				t.Skip("in the long mode only")
-			}
 			t.Parallel()
 			killPointsSender(t, policy)
 		})
@@ -114,7 +111,7 @@ func TestKillPointsSender(t *testing.T) {
 
 func killPointsSender(t *testing.T, policy wire.Policy) {
 	w := laneWorld(t, fmt.Sprintf(doomedSenderFlow, policy))
-	w.restarts = true
+	w.restarts, w.vague = true, true
 	receivers := []*child{
 		w.start("block", program{Receive: true, Sleep: 300 * time.Microsecond}),
 		w.start("drops", program{Receive: true, Sleep: 300 * time.Microsecond}),
@@ -209,7 +206,7 @@ func TestKillPointsReceiver(t *testing.T) {
 	w.onLanes("block/frames")
 	var sent uint64
 	var gap time.Duration
-	for n := 1; n <= killPoints()/2; n++ {
+	for n := 1; n <= killPoints(); n++ {
 		victim := w.doom("victim", program{Receive: true, Keep: 1}, n)
 		select {
 		case <-victim.unasked:
@@ -235,7 +232,7 @@ func TestKillPointsReceiver(t *testing.T) {
 			}
 			return nil
 		})
-		if n%10 == 0 {
+		if n%40 == 0 {
 			w.eventually(fmt.Sprintf("slots after kill point %d", n), func(wire.Status) error {
 				if used := source.report().Stats.SlotsUsed; used > 1 { // block keeps one message
 					return fmt.Errorf("%d are used", used)
@@ -249,5 +246,5 @@ func TestKillPointsReceiver(t *testing.T) {
 	block.do(order{Do: "release"})
 	w.eventually("the last messages", settled)
 	w.slotsFree(source)
-	t.Logf("%d receivers killed, %d messages, the sender's longest wait %v", killPoints()/2, sent, gap.Round(time.Millisecond))
+	t.Logf("%d receivers killed, %d messages, the sender's longest wait %v", killPoints(), sent, gap.Round(time.Millisecond))
 }

@@ -43,10 +43,10 @@ type world struct {
 	restarts bool
 	// reloaded is set when edges were removed: their drops are in the log only.
 	reloaded bool
-	// hostile is set when somebody wrote nonsense to shared memory: what the log
-	// says about the messages that this has cost is nonsense, too, but for their
-	// number.
-	hostile bool
+	// vague is set when somebody wrote nonsense to shared memory, or was killed
+	// while writing: what the log says about the messages that this has cost is
+	// nonsense or missing, but for their number.
+	vague bool
 
 	// filesLimit, if not 0, is the broker's RLIMIT_NOFILE from its start.
 	filesLimit int
@@ -353,7 +353,7 @@ func (w *world) checkLog(s wire.Status) {
 	w.t.Helper()
 	sums, wrong := w.broker.log.drops(w.restarts || w.lanes && len(w.past) > 0)
 	for _, err := range wrong {
-		if !w.hostile {
+		if !w.vague {
 			w.t.Error(err)
 		}
 	}
