@@ -27,6 +27,7 @@ func (s *session) offerEstate() {
 	offer := &wire.Adopt{Instance: e.instance}
 	if s.lanes {
 		s.estate = e
+		e.staleViews()
 		e.memory.offer(offer)
 		s.n.receiver.offerLanes(e, offer)
 		if e.bell != nil {
@@ -60,6 +61,7 @@ func (m *memory) offer(offer *wire.Adopt) {
 		})
 	}
 	for _, l := range m.lanes {
+		l.closing = false // the new broker says so again
 		offer.Lanes = append(offer.Lanes, adoptLane(&l.grant, l.output.id))
 	}
 	m.unlock(true)
@@ -73,7 +75,7 @@ func adoptLane(g *wire.LaneGrant, port string) wire.AdoptLane {
 	}
 }
 
-// unstarted returns the lanes that are not in use.
+// unstarted returns the lanes that nothing was sent on.
 func (m *memory) unstarted() []*laneOut {
 	m.mu.Lock()
 	all := make([]*laneOut, 0, len(m.lanes))
@@ -84,7 +86,7 @@ func (m *memory) unstarted() []*laneOut {
 	var idle []*laneOut
 	for _, l := range all {
 		l.output.mu.Lock()
-		if l.state != laneStarted || l.output.closed != nil {
+		if l.state == laneGranted {
 			idle = append(idle, l)
 		}
 		l.output.mu.Unlock()
@@ -109,16 +111,15 @@ func (m *memory) disclaim(r *leasedRegion) {
 	m.retireLocked(r)
 }
 
-// offerLanes lists the lanes that this node receives on, but for those that are at
-// their end.
+// offerLanes lists the lanes that this node receives on. Those that are closed are
+// offered, too: the new broker says so again, and is told when they are done.
 func (r *receiver) offerLanes(e *estate, offer *wire.Adopt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, l := range r.lanes.granted {
-		if l.estate != e || l.orphan || l.closing || l.state == inEnded || r.closed != nil {
+		if l.estate != e || l.orphan || r.closed != nil {
 			continue
 		}
-		l.faulty = false // whom that was told is dead
 		offer.Lanes = append(offer.Lanes, adoptLane(&l.grant, l.input.info.ID))
 	}
 }
@@ -156,7 +157,6 @@ func (s *session) adopted(m *wire.Adopted) error {
 		_ = old.Close() // its broker is dead, and what was locked is adopted or given up
 	}
 	e.probes = e.probes[len(e.probes)-1:]
-	e.staleViews()
 	s.workers.Go(s.closeStale)
 	s.n.log.Debug("the broker has adopted shared memory", "regions", len(m.Regions), "lanes", len(m.Lanes))
 	s.startLanes()
@@ -202,7 +202,7 @@ func (r *receiver) keepLanes(s *session, adopted map[wire.RegionID]bool, names m
 	for id, l := range r.lanes.granted {
 		switch {
 		case l.estate != s.estate || l.orphan:
-		case adopted[id] && l.state != inEnded:
+		case adopted[id]:
 			l.grant.Name = names[id]
 			r.tellFault(l)
 		case l.state == inEnded:

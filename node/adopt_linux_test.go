@@ -235,3 +235,39 @@ func TestSameBrokerAdoptsNothing(t *testing.T) {
 	}
 	eventually(t, "locks are given up", func() bool { return !w.p.locked(1) && !w.p.locked(2) })
 }
+
+// TestClosedLaneIsAdopted: the new broker ends what the old one had begun to end.
+func TestClosedLaneIsAdopted(t *testing.T) {
+	w := newLaneWorld(t)
+	l := w.lane(8, wire.PolicyBlock, 3)
+	w.send("a")
+	w.send("b")
+	held := w.next()
+	if err := l.keeper.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.cr.send(&wire.LaneClose{Lane: l.region.id}, &wire.Ping{Nonce: 1})
+	expectLane[*wire.Pong](w.cr)
+	w.kill()
+	w.wantNext(2, "b", 0)
+	if _, err := w.receiver.Next(canceled()); err == nil { // sees the end of the lane
+		t.Fatal("there is more")
+	}
+	sender, receiver := w.comeBack(keepAll)
+	if len(sender.Lanes) != 1 || len(receiver.Lanes) != 1 {
+		t.Fatalf("offered: %s, %s", sender, receiver)
+	}
+	w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 1, Window: 9, Brokered: 1}, &wire.LaneClose{Lane: l.region.id})
+	w.cr.send(&wire.LaneClose{Lane: l.region.id})
+	if done := expectLane[*wire.LaneDone](w.cr); done.Lane != l.region.id {
+		t.Errorf("got %s", done)
+	}
+	w.send("c")
+	if p := expectLane[*wire.Publish](w.cs); p.Seq != 3 || p.Epoch != 2 {
+		t.Errorf("got %s", p)
+	}
+	held.Release()
+	if done := expectLane[*wire.LaneDone](w.cs); done.Lane != l.region.id {
+		t.Errorf("got %s", done)
+	}
+}

@@ -122,6 +122,34 @@ func BenchmarkLane(b *testing.B) {
 	}
 }
 
+// BenchmarkLaneStream sends as fast as the receiver takes, each on its own core.
+func BenchmarkLaneStream(b *testing.B) {
+	w := newLaneWorld(b)
+	w.lane(128, wire.PolicyBlock, 0)
+	ctx := context.Background()
+	payload := make([]byte, 64)
+	b.ReportAllocs()
+	b.ResetTimer()
+	received := make(chan struct{})
+	go func() {
+		defer close(received)
+		for range b.N {
+			ev, err := w.receiver.Next(ctx)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			ev.Message.Release()
+		}
+	}()
+	for range b.N {
+		if err := w.out.Send(ctx, payload); err != nil {
+			b.Fatal(err)
+		}
+	}
+	<-received
+}
+
 func sizeName(size int) string {
 	if size < 1024 {
 		return "64B"

@@ -356,6 +356,10 @@ func (s *session) tendLanes(now time.Time) time.Duration {
 		pause = orphanPause
 	}
 	m.mu.Lock()
+	if m.link == nil { // nothing about lanes may be said yet
+		m.mu.Unlock()
+		return pause
+	}
 	freed := m.poll(pollAll)
 	for id, l := range m.lanes {
 		switch {

@@ -269,8 +269,7 @@ func (o *Output) bind(s *session, index wire.OutputIndex, open bool) {
 	o.failed.flush(s, index)
 }
 
-// unbind takes the session away until the next bind. Lanes that no broker would
-// close any more are as good as gone.
+// unbind takes the session away until the next bind.
 func (o *Output) unbind(s *session) {
 	o.mu.Lock()
 	defer o.unlockChanged()
@@ -281,7 +280,7 @@ func (o *Output) unbind(s *session) {
 		o.awayWaits = o.waits.Load() && o.brokered > 0
 	}
 	o.awayWaits = o.awayWaits || o.shutBlocks > 0
-	o.session, o.flowed, o.shutLanes, o.shutBlocks = nil, false, 0, 0
+	o.session, o.flowed = nil, false
 	o.receivers.Store(0)
 	o.finishHalf()
 }

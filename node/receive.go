@@ -138,9 +138,15 @@ func (r *receiver) nextFromQueue(a *aftermath) (Event, bool) {
 	q := r.queue.pop()
 	ev, err := r.take(q)
 	if err != nil {
-		a.tell = append(a.tell, func() { r.reject(q, err) })
+		a.reject(r, q, err)
 	}
 	return ev, err == nil && q.lane == nil
+}
+
+// reject has a message rejected later. It is a function of its own so that only a
+// message which is rejected is copied to the heap.
+func (a *aftermath) reject(r *receiver, q queued, cause error) {
+	a.tell = append(a.tell, func() { r.reject(q, cause) })
 }
 
 // nextFromLanes returns a message of the lanes if it is their turn: they and the
@@ -387,8 +393,10 @@ func (r *receiver) detach(s *session) {
 		r.session, r.lanes.online = nil, false
 	}
 	// Nothing more will come through this broker: lanes that wait for its word that
-	// all of that is delivered may start.
+	// all of that is delivered may start. What it has said of ends, and was told of
+	// faults, has to be said again.
 	for _, l := range r.lanes.granted {
+		l.closing, l.faulty = false, false
 		if l.state == inGranted {
 			r.queueLane(l)
 		}

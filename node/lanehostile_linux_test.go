@@ -1,0 +1,168 @@
+package node
+
+import (
+	"testing"
+	"time"
+
+	"github.com/brokerd/brokerd/shmpool"
+	"github.com/brokerd/brokerd/shmpool/lane"
+	"github.com/brokerd/brokerd/wire"
+)
+
+// hostile is the sending end of a lane in the hands of the test.
+type hostile struct {
+	*laneWorld
+	lane     *testLane
+	producer *lane.Producer
+	region   testRegion
+}
+
+func newHostile(t *testing.T) *hostile {
+	w := newLaneWorld(t)
+	l := w.newLane(16, wire.PolicyDropOldest, 3)
+	w.cr.send(w.forReceiver(l))
+	expectLane[*wire.LaneReady](w.cr)
+	producer, err := lane.NewProducer(l.memory.Words(), lane.Config{Lane: l.region.id, QueueSize: 16, Policy: wire.PolicyDropOldest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hostile{laneWorld: w, lane: l, producer: producer, region: w.p.newRegion(4096, 4)}
+	w.cr.send(h.announce(h.region), &wire.LaneStart{Lane: l.region.id})
+	return h
+}
+
+func (h *hostile) announce(r testRegion) *wire.RegionOpen {
+	open := r.open()
+	open.Owner = h.bells[0].id
+	return open
+}
+
+func (h *hostile) push(d lane.Descriptor) {
+	h.t.Helper()
+	if v, _, _ := h.producer.Push(&d, 1); v != lane.Pushed {
+		h.t.Fatalf("push: %s", v)
+	}
+}
+
+func TestHostileDescriptorsOnLanes(t *testing.T) {
+	h := newHostile(t)
+	stranger := h.p.newRegion(4096, 1) // of another node
+	ours := h.region
+	open := stranger.open()
+	open.Owner = 12345
+	h.cr.send(open, &wire.Ping{Nonce: 1})
+	expectLane[*wire.Pong](h.cr)
+	first := ours.geometry.SlotOffset(0)
+	long := wire.AppendMetadata(nil, []Attr{Bytes("k", make([]byte, 2000))})
+	ours.write(h.p, 2, long)
+	bad := []lane.Descriptor{
+		{Region: stranger.id, Offset: first, Length: 8},
+		{Region: ours.id, Offset: 0, Length: 8},
+		{Region: ours.id, Offset: first + 4000, Length: 97},
+		{Region: ours.id, Offset: 1 << 63, Length: 1 << 63},
+		{Region: h.lane.region.id, Offset: first, Length: 8},
+		{Region: ours.id, Offset: first, Length: 8, MetaRegion: ours.id, MetaOffset: first, MetaLength: 16},
+		{Region: ours.id, Offset: first, Length: 8, MetaRegion: ours.id, MetaOffset: first, MetaLength: wire.MetadataBytesMax + 1},
+		{Region: ours.id, Offset: first, Length: 8, MetaRegion: stranger.id, MetaOffset: first, MetaLength: 1},
+		{Region: ours.id, Offset: first, Length: 8, MetaRegion: ours.id, MetaOffset: ours.geometry.SlotOffset(2), MetaLength: uint64(len(long) - 1)},
+	}
+	for i, d := range bad {
+		d.Seq = wire.Seq(i + 1)
+		h.push(d)
+	}
+	h.push(lane.Descriptor{Seq: 100, Region: ours.id, Offset: ours.write(h.p, 1, []byte("good")), Length: 4,
+		MetaRegion: ours.id, MetaOffset: ours.geometry.SlotOffset(2), MetaLength: uint64(len(long))})
+	got := make(chan Message)
+	go func() {
+		ev, err := h.receiver.Next(testContext(t))
+		if err != nil {
+			t.Error(err)
+		}
+		got <- ev.Message
+	}()
+	// The first fault is told at once; the rest waits for the end of the lane.
+	fault := expectLane[*wire.LaneFault](h.cr)
+	if fault.Lane != h.lane.region.id || fault.Count != 1 || fault.SeqFirst != 1 || fault.Reason != wire.DropBadDescriptor || fault.Text == "" {
+		t.Errorf("got %s", fault)
+	}
+	select {
+	case m := <-got:
+		t.Errorf("read on: %d", m.Seq())
+	case <-time.After(20 * time.Millisecond):
+	}
+	_ = h.lane.keeper.Close()
+	h.cr.send(&wire.LaneClose{Lane: h.lane.region.id})
+	m := <-got
+	if m.Seq() != 100 || string(m.Payload()) != "good" || m.Dropped() != uint64(len(bad)) || len(m.Metadata()) != len(long) {
+		t.Errorf("got seq %d, %q, %d dropped", m.Seq(), m.Payload(), m.Dropped())
+	}
+	m.Release()
+	if _, err := h.receiver.Next(canceled()); err == nil {
+		t.Error("there is more")
+	}
+	if fault = expectLane[*wire.LaneFault](h.cr); fault.Count != uint64(len(bad)-1) || fault.SeqLast != wire.Seq(len(bad)) {
+		t.Errorf("got %s", fault)
+	}
+	expectLane[*wire.LaneDone](h.cr)
+	if n := h.receiver.Stats().Rejected; n != uint64(len(bad)) {
+		t.Errorf("%d rejected", n)
+	}
+}
+
+// TestLaneWaitsForItsRegion: broker and sender are not one connection.
+func TestLaneWaitsForItsRegion(t *testing.T) {
+	h := newHostile(t)
+	late := h.p.newRegion(4096, 1)
+	h.push(lane.Descriptor{Seq: 1, Region: late.id, Offset: late.write(h.p, 0, []byte("late")), Length: 4})
+	h.push(lane.Descriptor{Seq: 2, Region: h.region.id, Offset: h.region.write(h.p, 1, []byte("next")), Length: 4})
+	go func() {
+		eventually(t, "Next sleeps", func() bool { return h.receiver.sleeper.waiting.Load() > 0 })
+		h.cr.send(h.announce(late))
+	}()
+	h.wantNext(1, "late", 0)
+	h.wantNext(2, "next", 0)
+
+	// It does not wait for ever.
+	begun := time.Now()
+	h.push(lane.Descriptor{Seq: 3, Region: late.id + 1000, Offset: 4096, Length: 4})
+	if _, err := h.receiver.Next(canceled()); err == nil {
+		t.Error("there is more")
+	}
+	go func() { _, _ = h.receiver.Next(testContext(t)) }()
+	if fault := expectLane[*wire.LaneFault](h.cr); fault.SeqFirst != 3 || time.Since(begun) < parkMax {
+		t.Errorf("got %s after %v", fault, time.Since(begun))
+	}
+	_ = h.receiver.Close()
+}
+
+// TestLaneMemoryIsCutShort: no crash, and the lane is reported.
+func TestLaneMemoryIsCutShort(t *testing.T) {
+	w := newLaneWorld(t)
+	l := w.lane(16, wire.PolicyDropOldest, 3)
+	w.send("a")
+	w.wantNext(1, "a", 0)
+	if err := l.region.file.Truncate(shmpool.HeaderBytes); err != nil {
+		t.Fatal(err)
+	}
+	next := make(chan error)
+	go func() {
+		_, err := w.receiver.Next(testContext(t))
+		next <- err
+	}()
+	if fault := expectLane[*wire.LaneFault](w.cr); fault.Count != 0 || fault.Lane != l.region.id {
+		t.Errorf("receiver: got %s", fault)
+	}
+	w.send("b") // goes to the broker: the lane is damaged
+	if fault := expectLane[*wire.LaneFault](w.cs); fault.Count != 0 || fault.Lane != l.region.id {
+		t.Errorf("sender: got %s", fault)
+	}
+	if p := expectLane[*wire.Publish](w.cs); p.Seq != 2 || p.Lanes != 0 {
+		t.Errorf("got %s", p)
+	}
+	w.cs.send(&wire.LaneClose{Lane: l.region.id, Settled: true})
+	w.cr.send(&wire.LaneClose{Lane: l.region.id})
+	expectLane[*wire.LaneDone](w.cs)
+	expectLane[*wire.LaneDone](w.cr)
+	_ = w.receiver.Close()
+	wantErr(t, <-next, ErrClosed)
+}
