@@ -152,14 +152,14 @@ func TestLaneMemoryIsCutShort(t *testing.T) {
 	if fault := expectLane[*wire.LaneFault](w.cr); fault.Count != 0 || fault.Lane != l.region.id {
 		t.Errorf("receiver: got %s", fault)
 	}
-	w.send("b") // goes to the broker: the lane is damaged
+	w.send("b") // goes to the broker, as soon as that knows: the lane is damaged
 	if fault := expectLane[*wire.LaneFault](w.cs); fault.Count != 0 || fault.Lane != l.region.id {
 		t.Errorf("sender: got %s", fault)
 	}
-	if p := expectLane[*wire.Publish](w.cs); p.Seq != 2 || p.Lanes != 0 {
+	w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 1, Window: 9, Brokered: 1}, &wire.LaneClose{Lane: l.region.id, Settled: true})
+	if p := expectLane[*wire.Publish](w.cs); p.Seq != 2 || p.Lanes != 0 || p.Epoch != 2 {
 		t.Errorf("got %s", p)
 	}
-	w.cs.send(&wire.LaneClose{Lane: l.region.id, Settled: true})
 	w.cr.send(&wire.LaneClose{Lane: l.region.id})
 	expectLane[*wire.LaneDone](w.cs)
 	expectLane[*wire.LaneDone](w.cr)

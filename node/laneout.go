@@ -242,10 +242,9 @@ func (o *Output) countLanes() {
 	o.laneBlocks.Store(blocks)
 }
 
-// shut takes a lane that no push can succeed on out of use, with o.mu held. Until
-// the broker has said what becomes of its edge, messages go through the broker
-// too; if the receiver may not lose any, they wait for that word, because it
-// comes with the epoch that includes this receiver.
+// shut takes a lane that no push can succeed on out of use, with o.mu held.
+// Messages wait until the broker has said what becomes of its edge: if that goes
+// on through the broker, they have to carry the epoch which includes the receiver.
 func (o *Output) shut(l *laneOut, corrupt bool) {
 	o.dropLane(l)
 	l.state = laneShut

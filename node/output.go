@@ -49,8 +49,8 @@ type Output struct {
 	granted   []*laneOut // not started yet
 	half      halfway
 	awayWaits bool // without a broker nothing may go out: a receiver with policy block would miss it
-	// Lanes found closed whose LaneClose has not come yet, and those of them whose
-	// receiver has policy block.
+	// Lanes found closed whose LaneClose has not come yet: messages wait for it. And
+	// those of them whose receiver has policy block: they wait without a broker, too.
 	shutLanes, shutBlocks int
 	descriptor            lane.Descriptor // scratch
 	victims               []victim        // scratch

@@ -103,7 +103,7 @@ func (o *Output) admit(out *outgoing) (admission, error) {
 			return admitChange, nil
 		}
 	case o.needsBroker():
-		if o.shutBlocks > 0 || o.count >= o.window {
+		if o.shutLanes > 0 || o.count >= o.window {
 			return admitChange, nil
 		}
 		if len(o.lanes) > 0 && !o.session.link.hasRoom() {
@@ -398,7 +398,7 @@ func (o *Output) ringUnlock(changed bool) {
 // unless a receiver with policy block waits for it.
 func (o *Output) finishHalf() {
 	h := &o.half
-	if !h.active || o.shutBlocks > 0 {
+	if !h.active {
 		return
 	}
 	m := h.estate.memory
@@ -410,10 +410,10 @@ func (o *Output) finishHalf() {
 			return
 		}
 		m.unneeded(h.publish.Token)
-	case o.brokered == 0 && o.shutLanes == 0:
-		m.unneeded(h.publish.Token)
-	case o.count >= o.window:
+	case o.shutLanes > 0 || o.brokered > 0 && o.count >= o.window:
 		return
+	case o.brokered == 0:
+		m.unneeded(h.publish.Token)
 	default:
 		h.publish.Output, h.publish.Epoch = o.index, o.epoch
 		if o.session.link.send(&h.publish) {
