@@ -25,10 +25,8 @@ func (c *core) closeLane(now time.Time, l *edgeLane, reason string) {
 		c.spoilt(l, err)
 	}
 	c.count(l)
-	if used && e.blocks() {
-		// The sender's window now has to count this edge: as if it joined anew.
-		e.source.epoch++
-		e.epoch = e.source.epoch
+	if used {
+		e.countAnew()
 	}
 	c.updateFlow(l.output, used)
 	c.tellSender(l)
@@ -47,6 +45,15 @@ func (c *core) closeLane(now time.Time, l *edgeLane, reason string) {
 	// Otherwise the receiver hears of it when it is this lane's turn.
 }
 
+// countAnew has the sender's window count an edge that leaves its lane, as if its
+// receiver had joined anew.
+func (e *edge) countAnew() {
+	if e.blocks() {
+		e.source.epoch++
+		e.epoch = e.source.epoch
+	}
+}
+
 // cutLane ends a lane whose messages nobody takes any more: they are dropped.
 func (c *core) cutLane(now time.Time, l *edgeLane, drop wire.DropReason, reason string) {
 	if l.stage == laneAsked {
@@ -57,6 +64,9 @@ func (c *core) cutLane(now time.Time, l *edgeLane, drop wire.DropReason, reason 
 		return
 	}
 	if l.stage < laneClosing {
+		if l.edge.lane == l && l.edge.laned() {
+			l.edge.countAnew()
+		}
 		l.stage, l.reason = laneClosing, reason
 	}
 	w, err := l.keeper.Cut()

@@ -3,6 +3,7 @@ package actors
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
@@ -252,8 +253,19 @@ func (p *lanePeer) resume() bool {
 		p.read(1) // its announcement is on the way
 	}
 	owner := p.opened[d.Region]
-	if owner == 0 && p.adopting {
-		return false
+	sender, _, _ := strings.Cut(l.Peer, "/")
+	if owner == 0 && (p.adopting || p.m.away[sender] != nil) {
+		return false // until its sender has come back, too
+	}
+	if owner == 0 && p.m.leaky {
+		// Its sender has gone, and with it all knowledge of that region.
+		p.stuckOn = nil
+		p.m.losing(l.Peer, d.Seq)
+		if p.in[l.Lane] != l {
+			return true // the broker knows nothing of that lane either
+		}
+		p.say(&wire.LaneFault{Lane: l.Lane, Reason: wire.DropBadDescriptor, Count: 1, Bytes: d.Length, SeqFirst: d.Seq, SeqLast: d.Seq, Text: "unknown region"})
+		return true
 	}
 	if owner != l.PeerBellRegion {
 		p.m.t.Fatalf("%s: message %d on lane %d in region %d of bell %d, not %d", p.node, d.Seq, l.Lane, d.Region, owner, l.PeerBellRegion)
@@ -276,7 +288,7 @@ func (p *lanePeer) pop(n int) {
 			}
 			var d lane.Descriptor
 			v, _, _ := l.consumer.Pop(&d)
-			if v == lane.Ended && l.closed && !p.adopting {
+			if v == lane.Ended && l.closed && !p.adopting && p.resume() {
 				delete(p.in, id)
 				p.say(&wire.LaneDone{Lane: id})
 				break

@@ -104,6 +104,11 @@ func (p *lanePeer) adopt() *wire.Adopt {
 // adopted goes on with what the new broker has taken over, and ends the rest.
 func (p *lanePeer) adopted(msg *wire.Adopted) {
 	p.adopting = false
+	for input := range p.lastSeq {
+		if !slices.ContainsFunc(slices.Collect(maps.Values(p.in)), func(l *modelLane) bool { return l.started && l.port == input }) {
+			delete(p.lastSeq, input) // what was sent while it was away was not for it
+		}
+	}
 	taken := map[wire.RegionID]bool{}
 	for _, r := range msg.Regions {
 		p.known[r.Region], taken[r.Region] = r.Name, true
@@ -137,11 +142,6 @@ func (p *lanePeer) adopted(msg *wire.Adopted) {
 			}
 			p.m.leaky = true
 			delete(lanes, id)
-		}
-	}
-	for input := range p.lastSeq {
-		if !slices.ContainsFunc(slices.Collect(maps.Values(p.in)), func(l *modelLane) bool { return l.port == input }) {
-			delete(p.lastSeq, input) // what was sent while it was away was not for it
 		}
 	}
 	if !msg.Bell {
