@@ -19,9 +19,13 @@
 // counters, no token or region is left, the broker's file descriptors are those
 // of its start, its names are gone from /dev/shm, and no process is left.
 //
+// Most tests run twice, once through the broker and once on lanes: see bothPaths.
+// Some nodes are this test with kill points in it, which dies before a store to
+// shared memory that it was told.
+//
 // # Running
 //
-//	go test ./cmd/e2e                      less than a minute
+//	go test ./cmd/e2e                      less than two minutes
 //	BROKERD_TORTURE=50 go test ./cmd/e2e -run Torture -timeout 30m
 //	go test ./cmd/e2e -run Failures -update  rewrites docs/failures.md
 package e2e

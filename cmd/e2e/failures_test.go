@@ -55,7 +55,10 @@ var failureEvents = []string{
 	"a receiver is stopped (SIGSTOP)",
 	"a receiver is killed",
 	"a sender is killed",
+	"a receiver on a lane is stopped (SIGSTOP)",
+	"a node writes nonsense to a lane",
 	"brokerd is killed",
+	"brokerd is killed while messages run on lanes",
 	"brokerd is stopped for a while (SIGSTOP, SIGCONT)",
 	"brokerd is told to stop (SIGTERM)",
 }

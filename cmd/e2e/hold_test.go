@@ -28,14 +28,19 @@ const holdFlow = `nodes:
 // A receiver that never releases anything costs its sender the quota, and nobody
 // else anything: the sender goes on, is told who holds its memory, and has it
 // back when the holder ends.
-func TestHoldForever(t *testing.T) {
-	t.Parallel()
+func TestHoldForever(t *testing.T) { bothPaths(t, holdForever) }
+
+func holdForever(t *testing.T, lanes bool) {
 	const quota = 24 * mib
 	w := newWorld(t, fmt.Sprintf(holdFlow, "drop-oldest"), "--shm-node-limit", "24MiB", "--shm-limit", "64MiB", "--shm-cache", "16MiB")
+	w.lanes = lanes
 	source := w.start("source", program{})
 	hog := w.start("hog", program{Receive: true, KeepAll: true})
 	good := w.start("good", program{Receive: true})
 	source.do(order{Do: "await", Output: "frames", Count: 2})
+	if lanes {
+		w.onLanes()
+	}
 	frames := order{Do: "send", Output: "frames", Sizes: []int{mib}, Every: 3 * time.Millisecond}
 
 	reply := source.begin(frames)
@@ -44,19 +49,21 @@ func TestHoldForever(t *testing.T) {
 	source.do(order{Do: "halt"})
 	s := source.result(reply)
 	t.Logf("%d sent, %d refused, the last: %s", s.Sent, s.NoMemory, s.NoMemoryText)
-	if s.NoMemory == 0 || !strings.Contains(s.NoMemoryText, "hog/frames holds") || !strings.Contains(s.NoMemoryText, "quota") && !strings.Contains(s.NoMemoryText, "limit") {
+	if s.NoMemory == 0 || !strings.Contains(s.NoMemoryText, "hog/frames h") || !strings.Contains(s.NoMemoryText, "quota") && !strings.Contains(s.NoMemoryText, "limit") {
 		t.Errorf("the sender's error names neither limit nor holder: %q", s.NoMemoryText)
 	}
-	observe(t, "a receiver that holds messages for ever",
-		"its sender goes on until its memory is used up, then gets `ErrNoMemory`: "+numbers(s.NoMemoryText)+
-			". With a `block` receiver the sender waits instead. All is back when the holder lets go or ends",
-		shown(held, "holder", "held", "held_bytes")+"\n"+shown(dropped, "to", "reason", "count"))
+	if !lanes {
+		observe(t, "a receiver that holds messages for ever",
+			"its sender goes on until its memory is used up, then gets `ErrNoMemory`: "+numbers(s.NoMemoryText)+
+				". With a `block` receiver the sender waits instead. All is back when the holder lets go or ends",
+			shown(held, "holder", "held", "held_bytes")+"\n"+shown(dropped, "to", "reason", "count"))
+	}
 	status := w.status()
 	for _, n := range status.Nodes {
 		if n.Node == "source" && (n.RegionBytes > quota || n.RegionBytes < quota/2) {
 			t.Errorf("the sender has %d bytes, its quota is %d", n.RegionBytes, quota)
 		}
-		if n.Node == "hog" && (n.HeldMessages == 0 || n.HeldBytes != uint64(n.HeldMessages)*mib) {
+		if n.Node == "hog" && !lanes && (n.HeldMessages == 0 || n.HeldBytes != uint64(n.HeldMessages)*mib) {
 			t.Errorf("status of the holder: %+v", n)
 		}
 	}
@@ -97,15 +104,22 @@ func TestHoldForever(t *testing.T) {
 
 // With a blocking receiver the sender waits for memory instead, and loses
 // nothing.
-func TestHoldForeverBlock(t *testing.T) {
-	t.Parallel()
+func TestHoldForeverBlock(t *testing.T) { bothPaths(t, holdForeverBlock) }
+
+func holdForeverBlock(t *testing.T, lanes bool) {
 	w := newWorld(t, fmt.Sprintf(holdFlow, "block"), "--shm-node-limit", "16MiB", "--shm-limit", "64MiB", "--shm-cache", "16MiB")
+	w.lanes = lanes
 	source := w.start("source", program{})
 	hog := w.start("hog", program{Receive: true, KeepAll: true})
 	good := w.start("good", program{Receive: true})
 	source.do(order{Do: "await", Output: "frames", Count: 2})
+	holder := []string{"held_by", "hog/frames"}
+	if lanes {
+		w.onLanes()
+		holder = nil // only the sender knows
+	}
 	reply := source.begin(order{Do: "send", Output: "frames", Sizes: []int{mib}, Count: 100})
-	denied := w.broker.log.await(t, 0, "region denied", "held_by", "hog/frames")
+	denied := w.broker.log.await(t, 0, "region denied", holder...)
 	t.Log(denied.raw)
 	select {
 	case a := <-reply:

@@ -324,6 +324,12 @@ func TestLanesHostile(t *testing.T) {
 			if a.fails && said == "nothing" {
 				t.Error("the broker's log says nothing about it")
 			}
+			if a.name == "receiver, head" {
+				path := w.broker.log.await(t, seen, "edge path", "to", edge, "reason", "lane failed")
+				observe(t, "a node writes nonsense to a lane",
+					"the lane is closed, and what was on it counts as dropped; the edge goes through brokerd until one of its nodes connects again",
+					shown(path, "to", "path"))
+			}
 			after = edgeTo(t, w.status(), edge)
 			t.Logf("path reason: %s; log: %s; %d dropped: %v", after.PathReason, said, after.Dropped-before.Dropped, after.Drops)
 		})

@@ -66,8 +66,8 @@ func TestLanesReceiverStopped(t *testing.T) {
 	bytesFirst := memory()
 	during = append(during, w.span(others, long/2)...)
 	bytesLast := memory()
-	w.broker.log.await(t, seen, "message held too long", "holder", flowName+"/frozen")
-	w.broker.log.await(t, seen, "message dropped", "to", "frozen/frames", "reason", wire.DropQueueFull.String())
+	held := w.broker.log.await(t, seen, "message held too long", "holder", flowName+"/frozen")
+	dropped := w.broker.log.await(t, seen, "message dropped", "to", "frozen/frames", "reason", wire.DropQueueFull.String())
 	frozen.signal(syscall.SIGCONT)
 	frozen.do(order{Do: "recheck"})
 	w.got(frozen, "frames", 100)
@@ -95,6 +95,10 @@ func TestLanesReceiverStopped(t *testing.T) {
 	drops, _ := w.broker.log.drops(false)
 	compare(t, edgeTo(t, status, "frozen/frames"), in, s.Sent, drops)
 	compare(t, edgeTo(t, status, "oldest/frames"), oldest, s.Sent, drops)
+	observe(t, "a receiver on a lane is stopped (SIGSTOP)",
+		"its lane overflows, or holds its sender back if it blocks; what it holds stays as it is, and the sender gets other memory in place of it; nobody else notices: "+
+			"after SIGCONT it reads right bytes, and gets the newest messages",
+		shown(held, "holder", "path")+"\n"+shown(dropped, "to", "reason", "count", "path"))
 }
 
 // span is how a receiver fared for a while.
