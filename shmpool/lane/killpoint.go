@@ -13,9 +13,6 @@ const (
 	opKeep            // by the router
 )
 
-// opNames are what KillAtEnv takes; "any" stands for all of them.
-var opNames = [...]string{"push", "pop", "lend", "clear", "want", "bell", "keep"}
-
 // KillAtEnv is the environment variable that, in a program built with the tag
 // killpoints, names the store to shared memory before which the program kills
 // itself: "3,push" is the third that a push makes, "17,any" the seventeenth.

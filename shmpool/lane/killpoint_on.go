@@ -13,6 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// opNames are what KillAtEnv takes; "any" stands for all of them.
+var opNames = [...]string{"push", "pop", "lend", "clear", "want", "bell", "keep"}
+
 var (
 	killAt   uint64 // 0: never
 	killWhat = -1   // any

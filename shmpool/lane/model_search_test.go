@@ -237,7 +237,7 @@ func plans(limit uint32, messages, holds int, stride uint8) []plan {
 // seconds. With BROKERD_MODEL=deep in the environment the queues and messages are
 // more, and it takes minutes.
 func TestModel(t *testing.T) {
-	all := slices.Concat(plans(1, 2, 1, 1), plans(1, 3, 1, 4), plans(2, 3, 1, 4), plans(2, 3, 2, 8), plans(3, 4, 1, 8))
+	all := slices.Concat(plans(1, 2, 1, 2), plans(1, 3, 1, 4), plans(2, 3, 1, 4), plans(2, 3, 2, 8), plans(3, 4, 1, 8))
 	if os.Getenv("BROKERD_MODEL") == "deep" {
 		all = slices.Concat(plans(1, 3, 1, 1), plans(2, 4, 1, 4), plans(2, 4, 2, 8), plans(3, 5, 1, 8), plans(4, 6, 1, 8))
 	} else if raceDetector {

@@ -194,10 +194,12 @@ func TestSleepWakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = peer.Close() }()
-	turns := make(chan struct{})
+	turns, done := make(chan struct{}), make(chan struct{})
+	ringer := NewBell(peer.Words())
 	go func() {
+		defer close(done)
 		for range turns {
-			for !NewBell(peer.Words()).Ring() {
+			for !ringer.Ring() {
 			}
 		}
 	}()
@@ -212,6 +214,7 @@ func TestSleepWakes(t *testing.T) {
 		}
 	}
 	close(turns)
+	<-done
 	bell.Arm()
 	start := time.Now()
 	for time.Since(start) < 20*time.Millisecond {
