@@ -19,6 +19,7 @@ func natsPath() *bench.Path {
 		Name:    "nats",
 		What:    "NATS " + server.VERSION + ", one server between",
 		SizeMax: natsPayloadMax,
+		Slow:    8,
 		Between: newNATSServer,
 		Receive: newNATSReceiver,
 		Send:    newNATSSender,

@@ -66,17 +66,24 @@ func TestPaceLeavesTimeForLargeMessages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := s.pace(64, 1); got != time.Millisecond {
+	usual := &Path{}
+	if got := s.pace(usual, 64, 1); got != time.Millisecond {
 		t.Errorf("64 B every %v", got)
 	}
-	if got := s.pace(40<<20, 1); got < 30*time.Millisecond {
+	if got := s.pace(usual, 40<<20, 1); got < 30*time.Millisecond {
 		t.Errorf("40 MiB every %v: the next one would meet the last", got)
 	}
-	if n := s.count(s.pace(40<<20, 1)); n < 5 || n >= s.Count {
+	if n := s.count(s.pace(usual, 40<<20, 1)); n < 5 || n >= s.Count {
 		t.Errorf("%d messages of 40 MiB a round", n)
 	}
-	if s.pace(1<<20, 8) <= s.pace(1<<20, 1) {
+	if s.pace(usual, 1<<20, 8) <= s.pace(usual, 1<<20, 1) {
 		t.Error("eight receivers get no more time than one")
+	}
+	if s.pace(&Path{Slow: 4}, 40<<20, 1) != 4*s.pace(usual, 40<<20, 1) {
+		t.Error("a slow path gets no more time")
+	}
+	if s.pace(&Path{FirstByte: true}, 40<<20, 1) != s.Interval {
+		t.Error("a payload that nobody reads takes time")
 	}
 }
 
@@ -138,6 +145,11 @@ func measured(t *testing.T, paths map[string]float64) *Report {
 		f.add(outcome{costNS: []int64{cost}, oneWayNS: []int64{cost}})
 		r.Fanout = append(r.Fanout, f)
 	}
+	for _, size := range []int{64, 40 << 20} {
+		f := FlatResult{Path: PathLaneLoan, Bytes: size}
+		f.add(outcome{oneWayNS: []int64{int64(20 + size>>20)}})
+		r.Flat = append(r.Flat, f)
+	}
 	r.First = []FirstResult{{Path: PathLane, Bytes: 40 << 20, Reserved: true, FirstNS: []int64{300}, SteadyP50NS: []int64{100}}}
 	r.finish()
 	return r
@@ -159,7 +171,7 @@ func TestGoals(t *testing.T) {
 	for what, want := range map[string]bool{
 		"one-way 64 B, lane / limit":       true,
 		"one-way 40 MiB, lane / shmipc":    false,
-		"one-way lane-loan":                true,
+		"one-way lane-loan":                false,
 		"messages a second":                false,
 		"cost of a Send":                   true,
 		"allocations a message, 64 B":      true,
@@ -169,6 +181,9 @@ func TestGoals(t *testing.T) {
 		if g := verdict(t, r, what); g.Reached != want {
 			t.Errorf("%s: reached is %v: %+v", what, g.Reached, g)
 		}
+	}
+	if g := verdict(t, r, "one-way lane-loan"); g.Value != 3 {
+		t.Errorf("the larger takes %v times as long, want 3", g.Value)
 	}
 	if g := verdict(t, r, "cost of a Send"); g.Value != 1.4 {
 		t.Errorf("fan-out costs %v, want 1.4", g.Value)

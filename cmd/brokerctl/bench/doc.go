@@ -15,7 +15,8 @@
 // Beside the paths stands memcpy: the time of one warm copy of the payload, which
 // is the least that a path with a copy can take.
 //
-// Besides: what each further receiver costs the sender, what the first large
+// Besides: what each further receiver costs the sender, whether times of payloads
+// written in place depend on the size, what the first large
 // message of fresh processes costs, and how many objects a message has the
 // garbage collector look after. A Report has it all, with the goals for lanes that
 // could be judged by what was measured.

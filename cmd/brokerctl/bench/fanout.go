@@ -10,7 +10,7 @@ import (
 // fanoutPace is the same for all numbers of receivers, so that only their number
 // differs.
 func (r *runner) fanoutPace() time.Duration {
-	return r.spec.pace(r.spec.FanoutSize, slices.Max(r.spec.Fanout))
+	return r.spec.pace(&Path{}, r.spec.FanoutSize, slices.Max(r.spec.Fanout))
 }
 
 // fanoutPlan is about how long one series takes.

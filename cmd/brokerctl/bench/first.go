@@ -69,7 +69,7 @@ func (r *runner) firstOf(ctx context.Context, result *FirstResult) (err error) {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	pace := r.spec.pace(result.Bytes, 1)
+	pace := r.spec.pace(t.path, result.Bytes, 1)
 	out, err := t.series(ctx, order{Size: result.Bytes, Count: 1 + firstSteady, Pace: pace, Times: true})
 	if err != nil {
 		return err

@@ -68,19 +68,13 @@ func latencyGoals(r *Report) (all []Goal) {
 }
 
 func loanGoal(r *Report) []Goal {
-	rounds := func(size int) []int64 {
-		for i := range r.Latency {
-			if p := r.Latency[i].path(PathLaneLoan); p != nil && r.Latency[i].Bytes == size {
-				return p.RoundP50NS
-			}
+	for _, f := range r.Flat {
+		if small := r.smallest(f.Path); f.Path == PathLaneLoan && small.Bytes == loanFlatSmall && f.Bytes == loanFlatLarge {
+			what := fmt.Sprintf("one-way lane-loan, %s / %s", FormatBytes(f.Bytes), FormatBytes(small.Bytes))
+			return []Goal{newGoal(what, true, loanFlatMax, f.Ratio)}
 		}
-		return nil
 	}
-	sp, ok := ratio(rounds(loanFlatLarge), rounds(loanFlatSmall))
-	if !ok {
-		return nil
-	}
-	return []Goal{newGoal(fmt.Sprintf("one-way lane-loan, %s / %s", FormatBytes(loanFlatLarge), FormatBytes(loanFlatSmall)), true, loanFlatMax, sp)}
+	return nil
 }
 
 func rateGoal(r *Report) []Goal {

@@ -23,6 +23,9 @@ type Path struct {
 	// their first byte is written and read, so that times need not depend on the
 	// size.
 	FirstByte bool
+	// Slow is how many times longer the pauses between large messages have to be
+	// than for others, or they meet on the way; 0: as long.
+	Slow int
 	// Sizes that the path can carry, bytes; SizeMax 0: any.
 	SizeMin, SizeMax int
 

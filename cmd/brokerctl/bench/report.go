@@ -20,6 +20,7 @@ type Report struct {
 	Latency    []LatencyRow    `json:"latency"`
 	Throughput []ThroughputRow `json:"throughput"`
 	Fanout     []FanoutResult  `json:"fanout"`
+	Flat       []FlatResult    `json:"flat"`
 	First      []FirstResult   `json:"first"`
 	Goals      []Goal          `json:"goals"`
 }
@@ -96,8 +97,23 @@ type FanoutResult struct {
 	OneWayP99NS    int64   `json:"one_way_p99_ns"`
 	RoundSendP50NS []int64 `json:"round_send_p50_ns"`
 	SendRatio      Spread  `json:"send_ratio"` // to the fewest receivers
+	RoundSendCPUNS []int64 `json:"round_send_cpu_ns"`
+	SendCPURatio   Spread  `json:"send_cpu_ratio"`
 
-	costs, times, busy []int64
+	costs, times []int64
+}
+
+// FlatResult is paced messages of one size of a path whose times should not
+// depend on it.
+type FlatResult struct {
+	Path       string  `json:"path"`
+	Bytes      int     `json:"bytes"`
+	P50NS      int64   `json:"p50_ns"`
+	P99NS      int64   `json:"p99_ns"`
+	RoundP50NS []int64 `json:"round_p50_ns"`
+	Ratio      Spread  `json:"ratio"` // to the smallest size
+
+	times []int64
 }
 
 // FirstResult is the first message of fresh processes and the later ones.
@@ -167,8 +183,13 @@ func (p *PathThroughput) add(out outcome, messages int) {
 func (f *FanoutResult) add(out outcome) {
 	f.times = append(f.times, out.oneWayNS...)
 	f.costs = append(f.costs, out.costNS...)
-	f.busy = append(f.busy, out.busyNS/max(1, int64(len(out.costNS))))
+	f.RoundSendCPUNS = append(f.RoundSendCPUNS, out.busyNS/max(1, int64(len(out.costNS))))
 	f.RoundSendP50NS = append(f.RoundSendP50NS, percentile(sorted(out.costNS), 0.5))
+}
+
+func (f *FlatResult) add(out outcome) {
+	f.times = append(f.times, out.oneWayNS...)
+	f.RoundP50NS = append(f.RoundP50NS, percentile(sorted(out.oneWayNS), 0.5))
 }
 
 // finish works out what follows from the rounds.
@@ -206,9 +227,16 @@ func (r *Report) finish() {
 		f := &r.Fanout[i]
 		costs, times := sorted(f.costs), sorted(f.times)
 		f.SendP50NS, f.SendP99NS = percentile(costs, 0.5), percentile(costs, 0.99)
-		f.SendCPUNS = percentile(sorted(f.busy), 0.5)
+		f.SendCPUNS = percentile(sorted(f.RoundSendCPUNS), 0.5)
 		f.OneWayP50NS, f.OneWayP99NS = percentile(times, 0.5), percentile(times, 0.99)
 		f.SendRatio, _ = ratio(f.RoundSendP50NS, r.fewest(f.Path).RoundSendP50NS)
+		f.SendCPURatio, _ = ratio(f.RoundSendCPUNS, r.fewest(f.Path).RoundSendCPUNS)
+	}
+	for i := range r.Flat {
+		f := &r.Flat[i]
+		times := sorted(f.times)
+		f.P50NS, f.P99NS = percentile(times, 0.5), percentile(times, 0.99)
+		f.Ratio, _ = ratio(f.RoundP50NS, r.smallest(f.Path).RoundP50NS)
 	}
 	for i := range r.First {
 		f := &r.First[i]
@@ -222,6 +250,17 @@ func (r *Report) fewest(path string) *FanoutResult {
 	var found *FanoutResult
 	for i := range r.Fanout {
 		if f := &r.Fanout[i]; f.Path == path && (found == nil || f.Receivers < found.Receivers) {
+			found = f
+		}
+	}
+	return found
+}
+
+// smallest is the result of a path for the smallest size.
+func (r *Report) smallest(path string) *FlatResult {
+	var found *FlatResult
+	for i := range r.Flat {
+		if f := &r.Flat[i]; f.Path == path && (found == nil || f.Bytes < found.Bytes) {
 			found = f
 		}
 	}

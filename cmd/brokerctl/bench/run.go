@@ -26,7 +26,7 @@ func Run(ctx context.Context, spec Spec, paths []*Path, env Env) (*Report, error
 	}
 	r := &runner{env: &env, spec: spec, paths: paths, report: newReport(spec)}
 	r.plan()
-	for _, part := range []func(context.Context) error{r.turns, r.fanout, r.first} {
+	for _, part := range []func(context.Context) error{r.turns, r.fanout, r.flat, r.first} {
 		if err := part(ctx); err != nil {
 			return nil, err
 		}
@@ -40,16 +40,22 @@ func Run(ctx context.Context, spec Spec, paths []*Path, env Env) (*Report, error
 func (r *runner) plan() {
 	s := r.spec
 	for _, size := range s.sizes() {
-		n := time.Duration(len(s.Paths) * s.Rounds)
-		if slices.Contains(s.Sizes, size) {
-			pace := s.pace(size, 1)
-			r.planned += n * pace * time.Duration(s.count(pace))
-		}
-		if slices.Contains(s.UnpacedSizes, size) {
-			r.planned += n * s.unpacedPlan()
+		for _, name := range s.Paths {
+			path, err := Find(r.paths, name)
+			if err != nil || !path.carries(size) {
+				continue
+			}
+			if slices.Contains(s.Sizes, size) {
+				pace := s.pace(path, size, 1)
+				r.planned += time.Duration(s.Rounds*s.count(pace)) * pace
+			}
+			if slices.Contains(s.UnpacedSizes, size) {
+				r.planned += time.Duration(s.Rounds) * s.unpacedPlan()
+			}
 		}
 	}
 	r.planned += time.Duration(len(s.FanoutPaths)*s.Rounds*len(s.Fanout)) * r.fanoutPlan()
+	r.planned += time.Duration(len(s.FlatPaths)*s.Rounds*len(s.FlatSizes)) * r.flatPlan()
 	r.planned += time.Duration(len(s.FirstPaths)*2*r.firstRounds()) * firstPlan
 }
 
@@ -199,7 +205,7 @@ func (r *runner) warm(ctx context.Context, t *team, size int) (unpaced int, err 
 }
 
 func (r *runner) pacedTurn(ctx context.Context, t *turn, size int) error {
-	pace := r.spec.pace(size, 1)
+	pace := r.spec.pace(t.path, size, 1)
 	o := order{Size: size, Count: r.spec.count(pace), Pace: pace, Times: true}
 	r.progress(pace*time.Duration(o.Count), fmt.Sprintf("%s, %s", FormatBytes(size), t.path.Name))
 	out, err := t.series(ctx, o)

@@ -32,6 +32,9 @@ type Spec struct {
 	Fanout      []int    `json:"fanout"` // numbers of receivers
 	FanoutSize  int      `json:"fanout_size"`
 
+	FlatPaths []string `json:"flat_paths"` // whose times should not depend on the size
+	FlatSizes []int    `json:"flat_sizes"` // at which they are compared
+
 	FirstPaths []string `json:"first_paths"` // whose first message is compared with a later one
 	FirstSize  int      `json:"first_size"`
 }
@@ -58,9 +61,11 @@ func Preset(name string, paths, references []string) (Spec, error) {
 		Unpaced:      400 * time.Millisecond,
 		Fanout:       []int{1, 4, 8},
 		FanoutSize:   1 << 20,
+		FlatSizes:    []int{64, 40 << 20},
 		FirstSize:    40 << 20,
 	}
 	s.FanoutPaths = among(paths, PathLane, PathBrokered)
+	s.FlatPaths = among(paths, PathLaneLoan)
 	s.FirstPaths = among(paths, PathLane)
 	switch name {
 	case PresetFull:
@@ -72,7 +77,7 @@ func Preset(name string, paths, references []string) (Spec, error) {
 		s.Sizes = []int{0, 8, 64, 512, 2048, 4096, 16384, 40960, 409600, 4096000}
 		s.Count, s.Interval, s.Rounds = 100, 5*time.Millisecond, 3
 		s.UnpacedSizes, s.Unpaced, s.UnpacedCount = s.Sizes, 0, 100
-		s.FanoutPaths, s.FirstPaths = nil, nil
+		s.FanoutPaths, s.FlatPaths, s.FirstPaths = nil, nil, nil
 	default:
 		return s, fmt.Errorf("no preset %q; there are %v", name, Presets())
 	}
@@ -87,20 +92,20 @@ func among(has []string, want ...string) []string {
 // Validate finds what cannot be measured, all of it at once.
 func (s Spec) Validate(paths []*Path) error {
 	var wrong []error
-	for _, names := range [][]string{s.Paths, s.FanoutPaths, s.FirstPaths} {
+	for _, names := range [][]string{s.Paths, s.FanoutPaths, s.FlatPaths, s.FirstPaths} {
 		for _, name := range names {
 			if _, err := Find(paths, name); err != nil {
 				wrong = append(wrong, err)
 			}
 		}
 	}
-	if len(s.Paths)+len(s.FanoutPaths)+len(s.FirstPaths) == 0 {
+	if len(s.Paths)+len(s.FanoutPaths)+len(s.FlatPaths)+len(s.FirstPaths) == 0 {
 		wrong = append(wrong, errors.New("no path to measure"))
 	}
 	if len(s.Paths) > 0 && len(s.Sizes)+len(s.UnpacedSizes) == 0 {
 		wrong = append(wrong, errors.New("no size to measure"))
 	}
-	for _, n := range slices.Concat(s.Sizes, s.UnpacedSizes, []int{s.FanoutSize, s.FirstSize}) {
+	for _, n := range slices.Concat(s.Sizes, s.UnpacedSizes, s.FlatSizes, []int{s.FanoutSize, s.FirstSize}) {
 		if n < 0 || n > SizeMax {
 			wrong = append(wrong, fmt.Errorf("size %d: 0 to %d bytes can be measured", n, SizeMax))
 		}
@@ -126,11 +131,15 @@ func between[T int | time.Duration](what string, n, lowest, highest T) error {
 	return nil
 }
 
-// pace is the pause between paced messages to so many receivers: long enough that
-// no message meets the one before it on the way, also on the slowest path.
-func (s Spec) pace(size, receivers int) time.Duration {
+// pace is the pause between paced messages of a path to so many receivers: long
+// enough that no message meets the one before it on the way.
+func (s Spec) pace(path *Path, size, receivers int) time.Duration {
 	const bytesPerSecond = 1 << 30
-	return max(s.Interval, time.Duration(float64(size*receivers)/bytesPerSecond*float64(time.Second)))
+	if path.FirstByte {
+		return s.Interval // nobody reads the rest
+	}
+	bytes := float64(size * receivers * max(1, path.Slow))
+	return max(s.Interval, time.Duration(bytes/bytesPerSecond*float64(time.Second)))
 }
 
 // count is how many paced messages of a pace are worth their time.

@@ -14,7 +14,7 @@ func (r *Report) Write(w io.Writer) error {
 	fmt.Fprintf(w, "%s, %d cores, %s, %s\n", m.CPU, m.Cores, m.Kernel, m.Go)
 	fmt.Fprintf(w, "%s, %v; load average %s before, %s after\n", m.Start.Format(time.RFC3339), m.End.Sub(m.Start), m.LoadStart, m.LoadEnd)
 	fmt.Fprintf(w, "%d rounds in which the paths take turns; ratios are those of the same round: median (smallest–largest)\n", r.Spec.Rounds)
-	for _, part := range []func(io.Writer) error{r.writeLatency, r.writeThroughput, r.writeFanout, r.writeFirst, r.writeGoals} {
+	for _, part := range []func(io.Writer) error{r.writeLatency, r.writeThroughput, r.writeFanout, r.writeFlat, r.writeFirst, r.writeGoals} {
 		if err := part(w); err != nil {
 			return err
 		}
@@ -90,10 +90,25 @@ func (r *Report) writeFanout(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "\nTo several receivers, %s\n", FormatBytes(r.Fanout[0].Bytes))
 	tw := grid(w)
-	fmt.Fprintln(tw, "path\treceivers\tSend p50 µs\tSend p99 µs\t× fewest\t\tCPU µs\tone-way p50 µs\tone-way p99 µs\t")
+	fmt.Fprintln(tw, "path\treceivers\tSend p50 µs\tSend p99 µs\t× fewest\t\tits CPU µs\t× fewest\t\tone-way p50 µs\tone-way p99 µs\t")
 	for _, f := range r.Fanout {
-		fmt.Fprintf(tw, "%s\t%d\t%s\t%s\t%.2f\t(%.2f–%.2f)\t%s\t%s\t%s\t\n", f.Path, f.Receivers, micros(f.SendP50NS), micros(f.SendP99NS),
-			f.SendRatio.Median, f.SendRatio.Min, f.SendRatio.Max, micros(f.SendCPUNS), micros(f.OneWayP50NS), micros(f.OneWayP99NS))
+		fmt.Fprintf(tw, "%s\t%d\t%s\t%s\t%.2f\t(%.2f–%.2f)\t%s\t%.2f\t(%.2f–%.2f)\t%s\t%s\t\n", f.Path, f.Receivers, micros(f.SendP50NS), micros(f.SendP99NS),
+			f.SendRatio.Median, f.SendRatio.Min, f.SendRatio.Max, micros(f.SendCPUNS),
+			f.SendCPURatio.Median, f.SendCPURatio.Min, f.SendCPURatio.Max, micros(f.OneWayP50NS), micros(f.OneWayP99NS))
+	}
+	return tw.Flush()
+}
+
+func (r *Report) writeFlat(w io.Writer) error {
+	if len(r.Flat) == 0 {
+		return nil
+	}
+	fmt.Fprintf(w, "\nWritten in place, a message every %v: the size should not matter\n", r.Spec.Interval)
+	tw := grid(w)
+	fmt.Fprintln(tw, "path\tsize\tp50 µs\tp99 µs\t× smallest\t\t")
+	for _, f := range r.Flat {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%.2f\t(%.2f–%.2f)\t\n", f.Path, FormatBytes(f.Bytes),
+			micros(f.P50NS), micros(f.P99NS), f.Ratio.Median, f.Ratio.Min, f.Ratio.Max)
 	}
 	return tw.Flush()
 }
