@@ -8,7 +8,8 @@
 //
 //	actor      owns                        receives                        may block on
 //	Router     routes, queues, tokens,     events of connections, answers  nothing but its own
-//	           leases, timers, counts      of the pool, ticks, questions   select
+//	           leases, lanes, timers,      of the pool, ticks, questions   select
+//	           counts
 //	PoolActor  the books of all regions,   requests of the router, results the router's mailbox, which
 //	           the workers' jobs           of its workers                  the router always empties
 //	Journal    the log                     lines and drop records          the log's writer
@@ -41,6 +42,9 @@
 //	reload     a dataflow that changes under living nodes
 //	handshake  who is let in, and what breaks the rules
 //	log        drops in the log: at once, then once a second, never lost
+//	lane       a direct path between two local nodes, from grant to flow
+//	lane-close all ways in which it ends
+//	adopt      lanes that outlive the broker
 //
 // # Files
 //
@@ -52,6 +56,10 @@
 //	publish.go  a message in: checks, routes, queues, policies, windows
 //	deliver.go  a message out: credits, turns, frames, tokens
 //	regions.go  leases of shared memory, held too long, orphans
+//	lanes.go    direct paths: who may have one, and how it comes about
+//	laneclose.go how it ends, and who has to let go of it
+//	lanebooks.go what of its counters is in the edge's counts and in the log
+//	adopt.go    regions and lanes of a broker that died
 //	reload.go   from one set of dataflows to the next
 //	control.go  questions of control connections; status.go: the answer to most
 //	token.go, ring.go, drops.go, latency.go, timers.go, message.go, edge.go,

@@ -44,7 +44,7 @@ func (b *laneBooks) queued() uint64 { return b.published - b.taken - b.gone }
 func (c *core) count(l *edgeLane) {
 	b := &l.books
 	b.active = false
-	if b.spoilt || l.keeper == nil {
+	if b.spoilt || l.keeper == nil || l.stage == laneDrained { // then the counts are final
 		return
 	}
 	n, err := l.keeper.Counters()
@@ -123,10 +123,10 @@ func ageOf(now time.Time, ns int64) time.Duration {
 }
 
 // settleBooks is called when nobody reads a lane any more.
-func (c *core) settleBooks(now time.Time, l *edgeLane) {
+func (c *core) settleBooks(l *edgeLane) {
 	c.count(l)
-	if n := l.books.queued(); n > 0 && l.books.spoilt {
-		// What became of them, nobody can tell.
+	if n := l.books.queued(); n > 0 {
+		// Counters that cannot be trusted: what became of them, nobody can tell.
 		l.books.gone += n
 		l.books.logged += n
 		c.drops.add(l.edge, pathLane, wire.DropBadDescriptor, dropped{count: n})

@@ -112,11 +112,11 @@ func (c *core) laneOver(now time.Time, l *edgeLane) {
 	if l.stage == laneDrained {
 		return
 	}
+	c.settleBooks(l)
 	l.stage = laneDrained
 	if s := l.receiver.sess; s != nil {
 		s.starting = slices.DeleteFunc(s.starting, func(x *edgeLane) bool { return x == l })
 	}
-	c.settleBooks(now, l)
 	c.reclaimRead(l)
 	if e := l.edge; e.lane == l {
 		e.lane = nil

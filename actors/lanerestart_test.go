@@ -79,6 +79,7 @@ func (m *laneModel) comeBack(node string) {
 	} else {
 		clear(p.lastSeq)
 		p.free = nil
+		clear(p.lent) // with what it has from the broker that died, it ends as soon as it can
 		m.leaky = true
 	}
 	m.w.play("flush", "")
