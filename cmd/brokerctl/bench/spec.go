@@ -102,7 +102,7 @@ func (s Spec) Validate(paths []*Path) error {
 	if len(s.Paths)+len(s.FanoutPaths)+len(s.FlatPaths)+len(s.FirstPaths) == 0 {
 		wrong = append(wrong, errors.New("no path to measure"))
 	}
-	if len(s.Paths) > 0 && len(s.Sizes)+len(s.UnpacedSizes) == 0 {
+	if len(s.sizes())+len(s.FanoutPaths)+len(s.FlatPaths)+len(s.FirstPaths) == 0 {
 		wrong = append(wrong, errors.New("no size to measure"))
 	}
 	for _, n := range slices.Concat(s.Sizes, s.UnpacedSizes, s.FlatSizes, []int{s.FanoutSize, s.FirstSize}) {
