@@ -1,6 +1,8 @@
 package node
 
 import (
+	"context"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -165,4 +167,42 @@ func TestLaneMemoryIsCutShort(t *testing.T) {
 	expectLane[*wire.LaneDone](w.cr)
 	_ = w.receiver.Close()
 	wantErr(t, <-next, ErrClosed)
+}
+
+// TestNonsenseOnLane: whatever is on a lane, it comes to an end.
+func TestNonsenseOnLane(t *testing.T) {
+	for range 5 {
+		h := newHostile(t)
+		stranger := h.p.newRegion(4096, 1)
+		open := stranger.open()
+		open.Owner = 12345
+		h.cr.send(open)
+		regions := []wire.RegionID{0, 1, stranger.id, h.region.id, wire.RegionID(rand.Uint64())}
+		any64 := func() uint64 { return rand.Uint64() >> rand.IntN(64) }
+		nonsense := func() lane.Descriptor {
+			return lane.Descriptor{
+				Seq: 1, Region: regions[rand.IntN(len(regions))], Offset: any64(), Length: any64(),
+				MetaRegion: regions[rand.IntN(len(regions))], MetaOffset: any64(), MetaLength: any64(),
+			}
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for ev := range h.receiver.Events(context.Background()) {
+				ev.Message.Release()
+			}
+		}()
+		for range 8 {
+			h.push(nonsense())
+		}
+		lane.NewBell(h.bellOf(1)).Ring()
+		expectLane[*wire.LaneFault](h.cr)
+		h.push(nonsense())
+		_ = h.lane.keeper.Close()
+		h.cr.send(&wire.LaneClose{Lane: h.lane.region.id})
+		for _, m := expectEither[*wire.LaneFault, *wire.LaneDone](h.cr); m == nil; _, m = expectEither[*wire.LaneFault, *wire.LaneDone](h.cr) {
+		}
+		_ = h.receiver.Close()
+		<-ended
+	}
 }

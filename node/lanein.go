@@ -355,8 +355,11 @@ func (r *receiver) popLane(l *laneIn, a *aftermath) (Event, bool) {
 }
 
 // park lets a message wait for its region, and returns false if it has waited
-// long enough.
+// long enough, or if the lane is known to carry nonsense.
 func (r *receiver) park(l *laneIn) bool {
+	if l.faulty {
+		return false
+	}
 	now := time.Now()
 	if !l.parked.active {
 		l.parked = parking{active: true, since: now}
@@ -381,6 +384,7 @@ func (r *receiver) unreadable(l *laneIn, cause error, a *aftermath) {
 	d := &l.desc
 	r.n.stats.rejected.Add(1)
 	l.lost++
+	l.estate.letGo(l)
 	f := &l.fault
 	if f.Count == 0 {
 		*f = wire.LaneFault{Lane: l.grant.Lane, Reason: wire.DropBadDescriptor, SeqFirst: d.Seq, Text: cause.Error()}
@@ -434,7 +438,6 @@ func (r *receiver) takeLane(l *laneIn) (Event, error) {
 	if d.MetaRegion != 0 {
 		if rec.own, err = e.readMetadata(l, view, rec.own[:0]); err != nil {
 			r.keepState(st)
-			ledger.Clear(view.SlotIndex(), l.grant.Bit)
 			e.unview(view)
 			return Event{}, err
 		}
@@ -450,6 +453,15 @@ func (r *receiver) takeLane(l *laneIn) (Event, error) {
 	e.hold()
 	r.n.stats.laneReceived.Add(1)
 	return r.handOut(st, l.input), nil
+}
+
+// letGo clears the lane's bit of a message that cannot be read, if its slot is
+// known.
+func (e *estate) letGo(l *laneIn) {
+	if _, ref, err := e.viewLane(l, l.desc.Region, l.desc.Offset, 0); err == nil {
+		l.done(l.view.ledger, ref.SlotIndex())
+		e.unview(ref)
+	}
 }
 
 // viewLane returns bytes that a descriptor on a lane names. The region has to be

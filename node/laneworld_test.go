@@ -143,6 +143,35 @@ func expectLane[M wire.Message](c *laneConn) M {
 	}
 }
 
+// expectEither returns the next message of one of two kinds; the other is nil.
+func expectEither[A, B wire.Message](c *laneConn) (a A, b B) {
+	c.p.t.Helper()
+	for {
+		select {
+		case m := <-c.got:
+			switch m := m.(type) {
+			case A:
+				return m, b
+			case B:
+				return a, m
+			}
+		case <-time.After(testTimeout):
+			c.p.t.Fatalf("peer: waiting for %s or %s", a.Kind(), b.Kind())
+		}
+	}
+}
+
+// bellOf maps a bell: the sender's (0) or the receiver's (1).
+func (w *laneWorld) bellOf(end int) []uint64 {
+	w.t.Helper()
+	memory, err := lane.Map(w.bells[end].name, w.bells[end].id, lane.BellSlotBytes)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = memory.Close() })
+	return memory.Words()
+}
+
 // lane grants both ends of a lane, and starts it.
 func (w *laneWorld) lane(queue uint32, policy wire.Policy, bit uint8) *testLane {
 	w.t.Helper()
