@@ -17,7 +17,7 @@ import (
 // whose word of their death would come instead.
 const (
 	sleepMax   = 500 * time.Millisecond
-	lazySleeps = 4
+	lazySleeps = 16
 )
 
 // sleepersMax is how many unused sleepings are kept, with the contexts that they
