@@ -63,21 +63,40 @@
 //
 // [Output.Send] copies the payload once and returns; the slice is the caller's
 // again. Loans of more than the broker's inline limit (4 KiB by default) are not
-// copied at all. Smaller payloads travel inside the frame, which is faster than
-// shared memory for them; a node that is not local sends all payloads so.
+// copied at all, and none is on an output with lanes. Smaller payloads of other
+// outputs travel inside the frame, which is faster for them than shared memory
+// that goes through the broker; a node that is not local sends all payloads so.
+//
+// # Lanes
+//
+// Between two nodes of one machine and user the broker grants a lane: messages go
+// straight from sender to receiver through shared memory, which takes a fraction
+// of the time and no broker. Nothing else changes: queue size, policy, order,
+// [Message.Dropped], logs of drops and all rules on this page are the same, and an
+// edge that moves from one path to the other neither loses nor repeats a message.
+// [Output.Lanes] tells how many receivers have one, `brokerctl status` why others
+// do not. The first messages need memory from the broker like any others;
+// [Output.Reserve] gets it ahead of time. Config.NoLanes does without.
+//
+// A receiver that is done with a message says so in shared memory, and the sender
+// sees it with one of its next messages. So the slots that [Stats] counts as used
+// are an upper bound.
 //
 // # Concurrency
 //
 // All methods may be called from any goroutine, except that [Node.Next] and
 // [Node.Events] serve one goroutine at a time, and that one Loan or Message must
 // not be used by two goroutines at once without the caller's own order.
-// A node runs three goroutines; none of them ever calls user code.
+// A node runs four goroutines at the most, but for short ones that map memory; none
+// of them ever calls user code. While it has lanes, one of the goroutines that wait
+// in its methods blocks a thread.
 //
 // # Waiting
 //
 // Every method that may wait takes a context. Send, Loan and Publish wait while
 // the broker is away, while an input with policy block has no room, and while
-// the connection's send buffer is full. Messages that could not be published are
+// the connection's send buffer is full. With lanes they do not need the broker,
+// unless there is no free memory, or a receiver without a lane has policy block. Messages that could not be published are
 // reported to the broker, which logs them as drops.
 //
 // # Reconnecting
@@ -86,7 +105,9 @@
 // is back or the node is closed; [EventReconnected] tells. Sequence numbers go
 // on. Messages that had arrived but were not returned by Next are dropped, as the
 // broker logs them; so it logs the message that was returned last, because it
-// hears of that with the next call only. Messages and loans in the user's hands
+// hears of that with the next call only. Lanes flow on while the broker is away,
+// and a new one, if the old one was killed, takes them over as they are; then
+// nothing is lost on them. Messages and loans in the user's hands
 // stay valid: the library keeps their memory mapped, and holds its lock on the broker's probe file so that a broker which
 // lost the connection knows that the memory is still in use.
 //

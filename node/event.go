@@ -21,7 +21,8 @@ const (
 	// on to work until it is closed.
 	EventStop
 	// EventReconnected: the connection was lost and is back. Messages sent to
-	// this node in between are lost, and those that Next had not yet returned.
+	// this node in between are lost, and those that Next had not yet returned, but
+	// for those on lanes that a new broker has taken over.
 	EventReconnected
 	// EventError: something is wrong that no call returns; Err says what.
 	EventError

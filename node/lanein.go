@@ -2,8 +2,6 @@ package node
 
 import (
 	"errors"
-	"fmt"
-	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -75,8 +73,6 @@ const (
 	// orphanPause is the time between two looks at those: nothing rings for them.
 	orphanPause = 50 * time.Millisecond
 )
-
-var errStranger = errors.New("region of a node that is not the lane's sender")
 
 // receiverLanes is what the receiver knows of lanes. Guarded by receiver.mu.
 type receiverLanes struct {
@@ -421,131 +417,4 @@ func (r *receiver) readyLane(l *laneIn) bool {
 		return false
 	}
 	return l.consumer.Ready()
-}
-
-// takeLane makes the event of the descriptor that was popped, after checking all
-// it says.
-func (r *receiver) takeLane(l *laneIn) (Event, error) {
-	d, e := &l.desc, l.estate
-	payload, view, err := e.viewLane(l, d.Region, d.Offset, d.Length)
-	if err != nil {
-		return Event{}, err
-	}
-	st := r.newState()
-	rec := st.rec
-	ledger := l.view.ledger
-	var metadata wire.RawMetadata
-	if d.MetaRegion != 0 {
-		if rec.own, err = e.readMetadata(l, view, rec.own[:0]); err != nil {
-			r.keepState(st)
-			e.unview(view)
-			return Event{}, err
-		}
-		metadata = rec.own
-	}
-	*rec = record{
-		owner: r, estate: e, input: l.input, view: view, lane: l, ledger: ledger, own: rec.own,
-		region: d.Region, offset: d.Offset,
-		seq: d.Seq, timeNS: d.TimeNS, dropped: l.lost, metadata: metadata, payload: payload, held: true,
-	}
-	l.lost = 0
-	l.refs.Add(1)
-	e.hold()
-	r.n.stats.laneReceived.Add(1)
-	return r.handOut(st, l.input), nil
-}
-
-// letGo clears the lane's bit of a message that cannot be read, if its slot is
-// known.
-func (e *estate) letGo(l *laneIn) {
-	if _, ref, err := e.viewLane(l, l.desc.Region, l.desc.Offset, 0); err == nil {
-		l.done(l.view.ledger, ref.SlotIndex())
-		e.unview(ref)
-	}
-}
-
-// viewLane returns bytes that a descriptor on a lane names. The region has to be
-// the sender's: with another one's a sender could have this node clear bits in a
-// ledger that is none of its business.
-func (e *estate) viewLane(l *laneIn, region wire.RegionID, offset, length uint64) ([]byte, shmpool.Ref, error) {
-	v := &e.views
-	v.Lock()
-	defer v.Unlock()
-	known := l.view.region == region && l.view.version == v.version
-	if !known {
-		if owner, announced := v.owners[region]; announced && owner != l.grant.PeerBellRegion {
-			return nil, shmpool.Ref{}, fmt.Errorf("region %d: %w", uint64(region), errStranger)
-		} else if !announced {
-			return nil, shmpool.Ref{}, fmt.Errorf("region %d: %w", uint64(region), shmpool.ErrUnknownRegion)
-		}
-	}
-	b, ref, err := v.cache.View(region, offset, length)
-	if err != nil {
-		return nil, shmpool.Ref{}, err
-	}
-	if !known {
-		words := ref.Ledger()
-		if words == nil {
-			err := fmt.Errorf("region %d: its ledger cannot be written to", uint64(region))
-			return nil, shmpool.Ref{}, errors.Join(err, v.cache.Release(ref))
-		}
-		l.view = viewCheck{region: region, version: v.version, ledger: lane.NewLedger(words)}
-	}
-	return b, ref, nil
-}
-
-func (e *estate) viewsVersion() uint64 {
-	e.views.Lock()
-	defer e.views.Unlock()
-	return e.views.version
-}
-
-// readMetadata copies the metadata of the message that was popped: its sender
-// could change what was checked. If they have a slot of their own the receiver is
-// done with that.
-func (e *estate) readMetadata(l *laneIn, payload shmpool.Ref, buf []byte) ([]byte, error) {
-	d := &l.desc
-	if d.MetaLength > wire.MetadataBytesMax {
-		return buf, fmt.Errorf("metadata of %d bytes, the limit is %d", d.MetaLength, wire.MetadataBytesMax)
-	}
-	b, ref, err := e.viewLane(l, d.MetaRegion, d.MetaOffset, d.MetaLength)
-	if err != nil {
-		return buf, fmt.Errorf("metadata: %w", err)
-	}
-	ledger := l.view.ledger
-	buf, err = copyShared(buf, b)
-	if err == nil {
-		err = wire.ValidateMetadata(buf)
-	}
-	if d.MetaRegion != d.Region || ref.SlotIndex() != payload.SlotIndex() {
-		ledger.Clear(ref.SlotIndex(), l.grant.Bit)
-	}
-	e.unview(ref)
-	return buf, err
-}
-
-// copyShared appends memory of another process to dst. Its file may be cut short
-// at any time, which is an error and not the end of this process.
-func copyShared(dst, src []byte) (out []byte, err error) {
-	defer func(old bool) {
-		debug.SetPanicOnFault(old)
-		if p := recover(); p != nil {
-			fault, ok := p.(interface {
-				error
-				Addr() uintptr
-			})
-			if !ok {
-				panic(p)
-			}
-			out, err = dst, fmt.Errorf("%w: %w", shmpool.ErrRegionFile, error(fault))
-		}
-	}(debug.SetPanicOnFault(true))
-	return append(dst, src...), nil
-}
-
-// done clears the lane's bit of a released message, and tells the sender if it
-// waits for memory.
-func (l *laneIn) done(ledger lane.Ledger, slot uint32) {
-	ledger.Clear(slot, l.grant.Bit)
-	l.bell.GiveMemory()
 }
