@@ -139,7 +139,9 @@ func (c *core) dropTotals(now time.Time) []wire.DropRecord {
 		for p := range e.drops {
 			for r := range e.drops[p] {
 				if total := e.drops[p][r].total; total.count > 0 {
-					totals = append(totals, e.dropRecord(path(p), wire.DropReason(r), total, now))
+					rec := e.dropRecord(path(p), wire.DropReason(r), total, now)
+					rec.Total = e.dropTotal(wire.DropReason(r))
+					totals = append(totals, rec)
 				}
 			}
 		}

@@ -57,7 +57,9 @@
 //	deliver.go  a message out: credits, turns, frames, tokens
 //	regions.go  leases of shared memory, held too long, orphans
 //	lanes.go    direct paths: who may have one, and how it comes about
+//	lanememory.go memory for them and for bells
 //	laneclose.go how it ends, and who has to let go of it
+//	lanefault.go messages lost or held on a lane, and lanes that are damaged
 //	lanebooks.go what of its counters is in the edge's counts and in the log
 //	adopt.go    regions and lanes of a broker that died
 //	reload.go   from one set of dataflows to the next

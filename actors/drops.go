@@ -134,6 +134,14 @@ func (l *dropLedger) emit(now time.Time, all bool, write func(wire.DropRecord, f
 	l.pending = kept
 }
 
+// dropLogged is the drops for one reason that the log has, on all paths.
+func (e *edge) dropLogged(reason wire.DropReason) (total uint64) {
+	for p := range e.drops {
+		total += e.drops[p][reason].total.count - e.drops[p][reason].unlogged.count
+	}
+	return total
+}
+
 // dropRecord puts what was dropped for one reason into the form of log and wire.
 func (e *edge) dropRecord(p path, reason wire.DropReason, d dropped, now time.Time) wire.DropRecord {
 	return wire.DropRecord{
@@ -144,7 +152,7 @@ func (e *edge) dropRecord(p path, reason wire.DropReason, d dropped, now time.Ti
 		Reason:    reason.String(),
 		Policy:    e.policy.String(),
 		Count:     d.count,
-		Total:     e.dropTotal(reason),
+		Total:     e.dropLogged(reason) + d.count,
 		Bytes:     d.bytes,
 		SeqFirst:  uint64(d.seqFirst),
 		SeqLast:   uint64(d.seqLast),

@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -40,6 +41,9 @@ type laneBooks struct {
 // queued is what is on the lane.
 func (b *laneBooks) queued() uint64 { return b.published - b.taken - b.gone }
 
+// errReopened is a lane whose closed bit somebody has taken back.
+var errReopened = errors.New("closed lane was opened again")
+
 // count enters what a lane's counters have grown by.
 func (c *core) count(l *edgeLane) {
 	b := &l.books
@@ -51,6 +55,9 @@ func (c *core) count(l *edgeLane) {
 	was := b.seen
 	if err == nil && (n.Pushed < was.Pushed || n.Taken < was.Taken || n.Evicted < was.Evicted || n.Refused < was.Refused) {
 		err = lane.ErrCorrupt
+	}
+	if err == nil && l.stage == laneClosing && !n.Closed {
+		err = errReopened
 	}
 	if err != nil {
 		c.spoilt(l, err)
@@ -72,19 +79,6 @@ func (c *core) count(l *edgeLane) {
 	st.unlogged += gone
 }
 
-// spoilt stops the use of counters that cannot be trusted.
-func (c *core) spoilt(l *edgeLane, err error) {
-	if l.books.spoilt {
-		return
-	}
-	l.books.spoilt = true
-	if e := l.edge; e.failed == "" {
-		e.failed = "lane failed: " + err.Error()
-	}
-	c.journal.warn("lane damaged", zap.String("dataflow", l.edge.flow.name), zap.String("from", l.edge.from),
-		zap.String("to", l.edge.to), zap.Uint64("lane", uint64(l.cfg.Lane)), zap.Error(err))
-}
-
 // laneDrops enters messages that a lane's counters have as evicted or withdrawn.
 // total is what the lane's memory is told once the log has them.
 func (c *core) laneDrops(l *edgeLane, reason wire.DropReason, d dropped, total uint64) {
@@ -92,6 +86,14 @@ func (c *core) laneDrops(l *edgeLane, reason wire.DropReason, d dropped, total u
 		d.seqLast = d.seqFirst
 	}
 	b := &l.books
+	if b.spoilt { // nothing is believed beyond what was seen before
+		d.count = min(d.count, b.queued())
+		b.gone += d.count
+		l.edge.stats.unlogged += d.count
+	}
+	if d.count == 0 {
+		return
+	}
 	b.logged += d.count
 	if b.logged > b.gone {
 		// From before this broker: the one that died had no time to log them.
@@ -142,23 +144,6 @@ func (c *core) closeBooks(l *edgeLane) {
 	}
 }
 
-// lostOnLane enters what a node says was lost. A receiver's have been counted as
-// delivered; a sender's were never pushed.
-func (c *core) lostOnLane(l *edgeLane, received bool, m *wire.LaneFault) {
-	e := l.edge
-	fresh := m.Count // not in the books yet
-	if received {
-		n := min(m.Count, l.books.taken, e.stats.delivered)
-		l.books.taken -= n
-		l.books.published -= n
-		e.stats.delivered -= n
-		fresh -= n
-	}
-	e.stats.published += fresh
-	e.lost += m.Count
-	c.drops.add(e, pathLane, m.Reason, dropped{count: m.Count, bytes: m.Bytes, seqFirst: m.SeqFirst, seqLast: m.SeqLast})
-}
-
 // checkLanes looks at the counters of all lanes.
 func (c *core) checkLanes(now time.Time) {
 	c.lanesActive = false
@@ -173,14 +158,30 @@ func (c *core) checkLanes(now time.Time) {
 			c.lookForDrops(now, l)
 		}
 		c.lanesActive = c.lanesActive || active || l.books.gone > l.books.logged
-		if l.books.spoilt && l.stage < laneClosing {
-			c.closeLane(now, l, l.edge.failed)
+		if l.books.spoilt {
+			c.endSpoilt(now, l)
+		}
+		if now.Sub(l.overdue.logged) >= holdLogInterval {
+			c.logHeld(now, l)
 		}
 		if !l.until.IsZero() && !now.Before(l.until) {
 			c.halfAdopted(now, l)
 		}
 	}
 	c.retryDenied(now)
+}
+
+// endSpoilt closes a lane whose counters cannot be trusted. Its receiver has until
+// the next look to read what it can; nothing else waits for it.
+func (c *core) endSpoilt(now time.Time, l *edgeLane) {
+	if l.stage < laneClosing {
+		c.closeLane(now, l, damaged)
+	} else {
+		c.cutLane(now, l, wire.DropBadDescriptor, l.reason)
+		c.tellSender(l)
+		c.tellReceiver(l)
+		c.maybeEnd(now, l)
+	}
 }
 
 func (c *core) lookForDrops(now time.Time, l *edgeLane) {

@@ -4,8 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -20,7 +18,7 @@ func (c *core) closeLane(now time.Time, l *edgeLane, reason string) {
 		return
 	}
 	e, used := l.edge, l.edge.laned() && l.edge.lane == l
-	l.stage, l.reason = laneClosing, reason
+	l.stage, l.reason = laneClosing, clip(reason, wire.TextBytesMax)
 	if err := l.keeper.Close(); err != nil {
 		c.spoilt(l, err)
 	}
@@ -67,7 +65,7 @@ func (c *core) cutLane(now time.Time, l *edgeLane, drop wire.DropReason, reason 
 		if l.edge.lane == l && l.edge.laned() {
 			l.edge.countAnew()
 		}
-		l.stage, l.reason = laneClosing, reason
+		l.stage, l.reason = laneClosing, clip(reason, wire.TextBytesMax)
 	}
 	w, err := l.keeper.Cut()
 	if err != nil {
@@ -89,7 +87,7 @@ func (c *core) tellSender(l *edgeLane) {
 	if !l.sender.owes || !l.sender.sess.joined() || l.stage < laneClosing {
 		return
 	}
-	m := &wire.LaneClose{Lane: l.cfg.Lane, Settled: l.settled, Reason: clip(l.reason, wire.TextBytesMax)}
+	m := &wire.LaneClose{Lane: l.cfg.Lane, Settled: l.settled, Reason: l.reason}
 	if l.withdrawn > 0 && !l.told.withdrawn {
 		m.From, m.Withdrawn = l.from, l.withdrawn
 	}
@@ -103,7 +101,7 @@ func (c *core) tellSender(l *edgeLane) {
 func (c *core) tellReceiver(l *edgeLane) {
 	if l.receiver.owes && l.receiver.sess.joined() && !l.closeTold {
 		l.closeTold = true
-		c.send(l.receiver.sess, &wire.LaneClose{Lane: l.cfg.Lane, Reason: clip(l.reason, wire.TextBytesMax)})
+		c.send(l.receiver.sess, &wire.LaneClose{Lane: l.cfg.Lane, Reason: l.reason})
 	}
 }
 
@@ -202,6 +200,7 @@ func (c *core) maybeEnd(now time.Time, l *edgeLane) {
 func (c *core) endLane(now time.Time, l *edgeLane) {
 	if l.keeper != nil {
 		d, ok := l.keeper.Remainder()
+		c.logHeld(time.Time{}, l)
 		c.count(l)
 		if ok && !l.books.spoilt {
 			c.fullDrops(now, l, d)
@@ -232,7 +231,7 @@ func (l *edgeLane) spoilt() bool {
 			return true
 		}
 	}
-	return l.books.spoilt || l.edge.failed != ""
+	return l.books.spoilt || l.failed
 }
 
 // leaveLanes ends a session's part in its lanes, once its inputs are detached
@@ -286,65 +285,6 @@ func (s *session) read() bool {
 	return slices.ContainsFunc(s.lanes, func(l *edgeLane) bool {
 		return l.sender.sess == s && l.stage != laneDrained
 	})
-}
-
-// failLane closes a lane for good: until one of its nodes connects again, the
-// edge stays with the broker.
-func (c *core) failLane(now time.Time, l *edgeLane, why string) {
-	e := l.edge
-	if e.failed == "" {
-		e.failed = clip("lane failed: "+why, wire.TextBytesMax)
-		c.journal.warn("lane failed", zap.String("dataflow", e.flow.name), zap.String("from", e.from),
-			zap.String("to", e.to), zap.Uint64("lane", uint64(l.cfg.Lane)), zap.String("why", why))
-	}
-	c.closeLane(now, l, e.failed)
-}
-
-// laneFault is a node that has found a lane damaged, or messages that it could
-// not read.
-func (c *core) laneFault(now time.Time, s *session, m *wire.LaneFault) *wire.Error {
-	l, end, err := c.laneOf(s, m.Lane, m.Kind())
-	if err != nil {
-		return err
-	}
-	if m.Count > 0 {
-		if !m.Reason.Valid() || m.SeqLast < m.SeqFirst || m.Count-1 > uint64(m.SeqLast-m.SeqFirst) {
-			return wire.Errorf(wire.CodeProtocol, "lane_fault with reason %d, count %d, seq %d to %d", m.Reason, m.Count, m.SeqFirst, m.SeqLast)
-		}
-		c.count(l)
-		c.lostOnLane(l, end == &l.receiver, m)
-	}
-	c.failLane(now, l, s.node.id+" says: "+m.Text)
-	return nil
-}
-
-// laneHeld is a sender whose slots a receiver holds for too long. They stay as
-// they are, because the holder may be reading; their region takes no new message.
-func (c *core) laneHeld(now time.Time, s *session, m *wire.LaneHeld) *wire.Error {
-	l, end, err := c.laneOf(s, m.Lane, m.Kind())
-	if err != nil {
-		return err
-	}
-	r := s.regions[m.Region]
-	if end != &l.sender || r == nil || m.Count == 0 {
-		return wire.Errorf(wire.CodeProtocol, "lane_held for lane %d, region %d, %d messages", m.Lane, m.Region, m.Count)
-	}
-	c.retire(r)
-	e := l.edge
-	e.overdue.count += int(m.Count)
-	if now.Sub(e.overdue.logged) < holdLogInterval {
-		return nil
-	}
-	holder := e.node.flow.name + "/" + e.node.id
-	c.journal.warn("message held too long",
-		zap.String("dataflow", e.flow.name), zap.String("from", e.from), zap.String("to", e.to),
-		zap.String("holder", holder), zap.Int("count", e.overdue.count),
-		zap.Uint64("seq", uint64(m.Seq)), zap.Uint64("bytes", m.Bytes),
-		zap.Float64("held_ms", float64(m.HeldMS)),
-		zap.Float64("hold_timeout_ms", float64(l.hold)/float64(time.Millisecond)),
-		zap.Uint64("region", uint64(m.Region)), zap.String("path", pathLane.String()))
-	e.overdue = limited{logged: now}
-	return nil
 }
 
 // settingsChanged is why a lane is replaced by another one.

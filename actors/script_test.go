@@ -135,6 +135,9 @@ type world struct {
 	last wire.RegionID
 	dead map[ConnID]bool
 	full bool // the log takes nothing
+	// logged is the sum of the drops in the log, by edge and reason.
+	logged   map[string]uint64
+	reloaded bool // an edge may have gone and come again, with new counts
 	// Memory of lanes, and the nodes' ends of them.
 	words map[wire.RegionID][]uint64
 	ends  map[wire.RegionID]*laneEnds
@@ -152,7 +155,7 @@ func (w *world) start(instance string, lanes bool) {
 	cfg := RouterConfig{Instance: instance, FrameBytesMax: 1 << 20, InlineBytesMax: 4096, Lanes: lanes, AdoptGrace: 10 * time.Second}.Defaults()
 	w.core = newCore(cfg, w, w, w)
 	w.core.started = w.now
-	w.pool = nil
+	w.pool, w.logged, w.reloaded = nil, map[string]uint64{}, false
 }
 
 func (w *world) Probe() (string, uint64, uint32) { return "probe", 64, 16 }
@@ -167,6 +170,10 @@ func (w *world) drop(r wire.DropRecord, written func()) bool {
 	}
 	fmt.Fprintf(&w.out, "log: drop %s→%s %s %s count=%d total=%d bytes=%d seq=%d..%d age_max_ms=%g",
 		r.From, r.To, r.Reason, r.Policy, r.Count, r.Total, r.Bytes, r.SeqFirst, r.SeqLast, r.AgeMaxMS)
+	key := r.From + " " + r.To + " " + r.Reason
+	if w.logged[key] += r.Count; w.logged[key] != r.Total && !w.reloaded {
+		w.t.Errorf("%s: %d drops in the log, and the record says %d", key, w.logged[key], r.Total)
+	}
 	if r.Path != pathBrokered.String() {
 		fmt.Fprintf(&w.out, " path=%s", r.Path)
 	}
@@ -303,6 +310,7 @@ var handlers = map[string]func(w *world, a args, body string){
 		if err != nil {
 			w.t.Fatal(err)
 		}
+		w.reloaded = len(w.core.flows) > 0
 		if err := w.core.reload(w.now, []*dataflow.Flow{f}); err != nil {
 			fmt.Fprintln(&w.out, "error:", err)
 		}
