@@ -23,6 +23,7 @@ type minder struct {
 	frame    []byte
 	nonce    uint64
 	sessions []*session // scratch
+	quiet    bool       // at the last look no session was about to change by time alone
 	quit     chan struct{}
 	ended    chan struct{}
 }
@@ -34,22 +35,32 @@ func newMinder(srv *server, acceptor *acceptor, fatal func(error)) *minder {
 	}
 }
 
-// period is how often the sessions are looked at: so often that no time-out is
-// off by more than a quarter, and so seldom that an idle broker is idle.
+// quietPeriodMax bounds how long a session that has just come has to wait for its
+// first look.
+const quietPeriodMax = time.Second
+
+// period is the time to the next look at the sessions: so short that no time-out
+// is off by more than a quarter, and so long that an idle broker is idle. While
+// all that can happen is that a peer falls silent, lingering ones need not be
+// thought of: those that begin to are found late by no more than a second.
 func (m *minder) period() time.Duration {
 	cfg := m.srv.cfg
-	shortest := min(cfg.HandshakeTimeout, cfg.HeartbeatInterval, cfg.SlowTimeout, cfg.LingerTimeout)
-	return min(max(shortest/4, 5*time.Millisecond), 500*time.Millisecond)
+	shortest := min(cfg.HandshakeTimeout, cfg.HeartbeatInterval, cfg.SlowTimeout)
+	if m.quiet {
+		return min(max(shortest/4, 5*time.Millisecond), quietPeriodMax)
+	}
+	return min(max(min(shortest, cfg.LingerTimeout)/4, 5*time.Millisecond), 500*time.Millisecond)
 }
 
 func (m *minder) run() {
 	defer close(m.ended)
-	ticker := time.NewTicker(m.period())
-	defer ticker.Stop()
+	timer := time.NewTimer(m.period())
+	defer timer.Stop()
 	for {
 		select {
-		case now := <-ticker.C:
+		case now := <-timer.C:
 			m.tick(now)
+			timer.Reset(m.period())
 		case <-m.quit:
 			return
 		}
@@ -66,6 +77,7 @@ func (m *minder) tick(now time.Time) {
 		m.fatal(fmt.Errorf("an event loop has not answered for %s", loopStuckAfter))
 	}
 	m.sessions = m.srv.snapshot(m.sessions[:0])
+	m.quiet = true
 	for _, s := range m.sessions {
 		m.mind(now, s)
 	}
@@ -76,6 +88,9 @@ func (m *minder) mind(now time.Time, s *session) {
 	cfg := m.srv.cfg
 	state := s.out.look(false)
 	authFailed := s.authFailed.Load()
+	if !s.established.Load() || state.finishing && !state.ended || state.queued > 0 {
+		m.quiet = false
+	}
 	switch {
 	case state.ended:
 	case state.finishing:
