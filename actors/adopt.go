@@ -213,20 +213,21 @@ func (c *core) finishAdoption(now time.Time, ad *adoption) {
 			answer.Lanes = append(answer.Lanes, al.Lane)
 		}
 	}
+	// Before the node hears of windows: they count the edges that have no lane.
+	c.closeUnclaimed(now, s)
 	s.adopting = nil
 	c.send(s, answer)
 	c.logNode(s, "node brought what it uses from a broker that died", zap.String("instance", ad.message.Instance),
 		zap.Int("regions", len(s.regions)), zap.Int("lanes", len(joined)), zap.Int("lanes_offered", len(ad.message.Lanes)))
-	c.greetPorts(now, s)
 	for _, l := range joined {
 		c.wholeLane(now, l)
 	}
-	c.closeUnclaimed(now, s)
+	c.greetPorts(s)
 }
 
 // greetPorts tells a node that has brought all it had of flows, and its receivers
 // of its regions.
-func (c *core) greetPorts(now time.Time, s *session) {
+func (c *core) greetPorts(s *session) {
 	for _, o := range s.outputs {
 		c.updateFlow(o, true)
 		for _, e := range o.edges {

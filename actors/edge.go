@@ -67,7 +67,8 @@ type edge struct {
 	// Of the receiver's current session.
 	sess    *session // nil: not connected
 	index   wire.InputIndex
-	epoch   uint32 // of the source; older messages are not for this receiver (policy block)
+	joined  uint32 // epoch of the source; older messages are not for this receiver (policy block)
+	epoch   uint32 // of the source; older messages were sent without a window for this edge (policy block)
 	most    int    // the largest queue size that this session has had
 	queue   ring[*message]
 	queued  uint64 // inline bytes in queue
@@ -137,7 +138,13 @@ func (e *edge) prefetch() bool { return e.out < e.queueSize/2 }
 
 // takes reports whether a message of that epoch is for the current receiver.
 func (e *edge) takes(epoch uint32) bool {
-	return e.sess != nil && (e.policy != wire.PolicyBlock || e.epoch <= epoch)
+	return e.sess != nil && (e.policy != wire.PolicyBlock || e.joined <= epoch)
+}
+
+// late reports whether a message was sent before the sender knew that the edge
+// holds it back: it is the receiver's, if there is room.
+func (e *edge) late(epoch uint32) bool {
+	return e.policy == wire.PolicyBlock && epoch < e.epoch && e.queue.len() >= e.room()
 }
 
 // blocks reports whether the edge holds its sender back.

@@ -137,6 +137,9 @@ func (c *core) join(now time.Time, s *session) {
 	n := s.node
 	n.dropClosedPorts()
 	c.drops.emit(now, true, c.writeDrop) // sequence numbers may begin anew: not in one record
+	if s.adopting == nil {
+		c.closeUnclaimed(now, s) // before its windows are made
+	}
 	n.sess = s
 	s.state = sessionJoined
 	s.outputs, s.inputs = slices.Clone(n.outputs), slices.Clone(n.inputs)
@@ -164,7 +167,6 @@ func (c *core) join(now time.Time, s *session) {
 	if s.adopting != nil {
 		return
 	}
-	c.closeUnclaimed(now, s)
 	for _, o := range s.outputs {
 		c.offerLanes(o)
 	}
@@ -189,6 +191,7 @@ func (c *core) attachEdge(now time.Time, s *session, e *edge, i int) {
 		e.source.epoch++
 		e.epoch = e.source.epoch
 	}
+	e.joined = e.source.epoch
 	c.updateFlow(e.source, e.policy == wire.PolicyBlock)
 	if sender := e.source.node.sess; sender != nil && s.local {
 		c.openRegions(s, sender)

@@ -203,7 +203,7 @@ func (c *core) path(e *edge) (p path, why string, lasting bool) {
 		if why = c.laneObstacle(e); why == "" {
 			why = "lane is about to be set up"
 		}
-		return pathBrokered, why, true
+		return pathBrokered, why, why != adoptingReason
 	case l.stage == laneFlowing && l.until.IsZero():
 		return pathLane, "both ends local", true
 	case l.stage == laneFlowing:

@@ -86,10 +86,12 @@ func (c *core) laneHeld(now time.Time, s *session, m *wire.LaneHeld) *wire.Error
 		return err
 	}
 	r := s.regions[m.Region]
-	if end != &l.sender || r == nil || m.Count == 0 {
+	if end != &l.sender || m.Count == 0 {
 		return wire.Errorf(wire.CodeProtocol, "lane_held for lane %d, region %d, %d messages", m.Lane, m.Region, m.Count)
 	}
-	c.retire(r)
+	if r != nil { // it may have given the region back meanwhile, or brought it from another broker in vain
+		c.retire(r)
+	}
 	l.overdue.count += int(m.Count)
 	l.held = *m
 	if now.Sub(l.overdue.logged) >= holdLogInterval {

@@ -173,7 +173,7 @@ func (p *lanePeer) inOrder(input string, seq wire.Seq) {
 	if i >= 0 {
 		port = p.ports.Inputs[i]
 	}
-	for s := last + 1; last > 0 && s < seq && port.Policy == wire.PolicyBlock; s++ {
+	for s := last + 1; last > 0 && s < seq && port.ID == "j"; s++ {
 		if !p.m.lost[port.Source][s] {
 			p.m.t.Fatalf("%s: input %s with policy block got seq %d after %d, without %d", p.node, input, seq, last, s)
 		}

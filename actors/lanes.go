@@ -72,6 +72,9 @@ type laneEnd struct {
 	answered bool     // with LaneReady
 }
 
+// adoptingReason is why an edge has no lane for a moment.
+const adoptingReason = "node brings lanes of another broker"
+
 // laneObstacle says why an edge cannot have a lane now; empty: it can.
 func (c *core) laneObstacle(e *edge) string {
 	if why := e.remoteReason(); why != "" {
@@ -98,7 +101,7 @@ func (c *core) laneObstacle(e *edge) string {
 	case c.draining:
 		return "broker is stopping"
 	case sender.adopting != nil || receiver.adopting != nil:
-		return "node brings lanes of another broker"
+		return adoptingReason
 	case bits.OnesCount64(sender.laneBits) >= lane.LanesMax:
 		return "sender has 63 lanes already"
 	}

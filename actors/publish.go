@@ -113,6 +113,11 @@ func (c *core) route(now time.Time, o *output, m *message, p *wire.Publish) (err
 			c.counters.NoReceiver++
 			continue
 		}
+		if e.late(p.Epoch) {
+			m.refs++
+			c.drop(now, e, m, wire.DropQueueFull)
+			continue
+		}
 		if e.overrun() {
 			e.stats.published--
 			err = wire.Errorf(wire.CodeWrongState, "publish on output %q past its window: %s has no room", o.id, e.to)

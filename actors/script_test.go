@@ -466,7 +466,7 @@ func (c *core) check(t tb) {
 		// A receive that is cancelled in the very moment of a delivery can put
 		// one message too many into an input whose sender has a window for it.
 		most := e.queueSize
-		if e.policy == wire.PolicyBlock {
+		if e.policy == wire.PolicyBlock || e.epoch > 0 { // it may have been block before a reload
 			most = e.most + 1
 		} else if e.out > most {
 			most = e.out // a reload made the queue smaller than what is out already
