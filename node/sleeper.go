@@ -17,7 +17,7 @@ import (
 // whose word of their death would come instead.
 const (
 	sleepMax   = 500 * time.Millisecond
-	lazySleeps = 16
+	lazySleeps = 8
 )
 
 // sleepersMax is how many unused sleepings are kept, with the contexts that they
