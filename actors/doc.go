@@ -44,6 +44,8 @@
 //	log        drops in the log: at once, then once a second, never lost
 //	lane       a direct path between two local nodes, from grant to flow
 //	lane-close all ways in which it ends
+//	lane-fault lanes that are damaged; lane-long: positions beyond 32 bits
+//	late       messages that were sent before a window was told
 //	adopt      lanes that outlive the broker
 //
 // # Files

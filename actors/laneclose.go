@@ -89,7 +89,7 @@ func (c *core) tellSender(l *edgeLane) {
 	}
 	m := &wire.LaneClose{Lane: l.cfg.Lane, Settled: l.settled, Reason: l.reason}
 	if l.withdrawn > 0 && !l.told.withdrawn {
-		m.From, m.Withdrawn = l.from, l.withdrawn
+		m.From, m.Withdrawn = uint64(uint32(l.from)), l.withdrawn // a position, modulo 2^32
 	}
 	now := laneTold{true, l.withdrawn > 0, l.settled}
 	if l.told != now {
