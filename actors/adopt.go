@@ -254,7 +254,7 @@ func (c *core) joinLane(s *session, l *edgeLane, al *wire.AdoptLane) bool {
 	bells[al.Role], bells[other] = s.bell.region, al.PeerBellRegion
 	cfg := lane.Config{Lane: al.Lane, QueueSize: al.QueueSize, Policy: al.Policy}
 	switch {
-	case l.oldName == "" || l.oldName != al.Name, c.claimedEdge(s, al) != l.edge:
+	case l.oldName == "" || !sameObject(l.oldName, al.Name), c.claimedEdge(s, al) != l.edge:
 	case end.sess != nil, s.bell.region == 0:
 	case cfg != l.cfg, al.Bit != l.bit, al.HoldTimeoutMS != uint32(l.hold/time.Millisecond):
 	case l.bells != [2]wire.RegionID{} && l.bells != bells:
@@ -272,6 +272,15 @@ func (c *core) joinLane(s *session, l *edgeLane, al *wire.AdoptLane) bool {
 		return true
 	}
 	return false
+}
+
+// sameObject reports whether two names may be those of one region, at different
+// times: each broker that adopts it puts its instance in, and leaves the end, which
+// nobody can guess. Ends of a lane that have met different brokers since know
+// different names of it.
+func sameObject(a, b string) bool {
+	const endBytes = 1 + 16 // "-" and the random part
+	return a == b || len(a) == len(b) && len(a) > endBytes && a[len(a)-endBytes:] == b[len(b)-endBytes:]
 }
 
 // wholeLane goes on with an adopted lane after one of its ends has come.

@@ -22,12 +22,19 @@ const blockBytes = 512
 // broker that made the region is alive or swept, or if the file is not that
 // region, whole and ours; errors of the system keep their errno. A region that is
 // refused stays as it is, and is swept in the end.
+//
+// The name may be one of before: a broker that adopted the region and died, too,
+// has renamed it, and not every node has met that one.
 func (a *Allocator) Adopt(name string, id wire.RegionID, g shmpool.Geometry) (*Region, error) {
 	if err := g.Validate(); err != nil {
 		return nil, err
 	}
 	if g.Bytes() > math.MaxInt {
 		return nil, fmt.Errorf("alloc: %w: %d bytes on a 32-bit system", shmpool.ErrGeometry, g.Bytes())
+	}
+	name, err := a.nameNow(name)
+	if err != nil {
+		return nil, err
 	}
 	instance, named, ok := parseRegionName(a.cfg.Prefix, name)
 	switch {
@@ -47,6 +54,29 @@ func (a *Allocator) Adopt(name string, id wire.RegionID, g shmpool.Geometry) (*R
 		return nil, err
 	}
 	return r, nil
+}
+
+// nameNow returns what the region is called that once was called name. A change of
+// names changes the instance only, and the rest is as hard to guess as ever.
+func (a *Allocator) nameNow(name string) (string, error) {
+	_, rest, ok := cutInstance(a.cfg.Prefix, name)
+	if !ok {
+		return name, nil // and it is refused as what it is
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(shmpool.Dir, name), &st); !errors.Is(err, unix.ENOENT) {
+		return name, nil // if there is something wrong with it, opening it tells
+	}
+	entries, err := os.ReadDir(shmpool.Dir)
+	if err != nil {
+		return "", fmt.Errorf("alloc: %w", err)
+	}
+	for _, entry := range entries {
+		if _, other, ok := cutInstance(a.cfg.Prefix, entry.Name()); ok && other == rest {
+			return entry.Name(), nil
+		}
+	}
+	return name, nil
 }
 
 // ErrNotAdoptable and what is wrong with the region.
@@ -69,7 +99,7 @@ func (a *Allocator) adopt(instance, name string, id wire.RegionID, g shmpool.Geo
 	if err := o.checkRegion(id, g); err != nil {
 		return nil, errors.Join(err, o.close())
 	}
-	if err := o.rename(regionName(a.cfg.Prefix, a.instance, id)); err != nil {
+	if err := o.rename(renamedTo(a.cfg.Prefix, a.instance, name)); err != nil {
 		return nil, errors.Join(err, o.close())
 	}
 	r := &Region{allocator: a, id: id, name: o.name, geometry: g, reader: o}

@@ -16,7 +16,8 @@ import (
 //	<prefix>-<instance>-<region id, hex>-<random>
 //
 // The random part keeps others from making the file first, and from guessing the
-// names of regions that they have not been told of.
+// names of regions that they have not been told of. Another broker that adopts a
+// region changes the instance in its name, and nothing else.
 const (
 	instanceHexDigits = 8
 	randomHexDigits   = 16
@@ -38,6 +39,12 @@ func probeName(prefix, instance string) string {
 
 func regionName(prefix, instance string, id wire.RegionID) string {
 	return fmt.Sprintf("%s-%s-%x-%s", prefix, instance, uint64(id), randomHex(randomHexDigits))
+}
+
+// renamedTo returns the name of a region after instance has adopted it.
+func renamedTo(prefix, instance, name string) string {
+	_, rest, _ := cutInstance(prefix, name)
+	return prefix + "-" + instance + "-" + rest
 }
 
 // parseName takes a directory entry apart. ok is false for names that no
