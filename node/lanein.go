@@ -322,6 +322,10 @@ func (r *receiver) popLane(l *laneIn, a *aftermath) (Event, bool) {
 				l.behind -= min(l.behind, 1)
 			case lane.Empty:
 				l.behind = 0
+				if l.closing {
+					// The broker closes before it says so: the sender has taken that back.
+					r.endLane(l, a)
+				}
 				return Event{}, false
 			case lane.Ended:
 				r.endLane(l, a)
@@ -332,9 +336,13 @@ func (r *receiver) popLane(l *laneIn, a *aftermath) (Event, bool) {
 				r.endLane(l, a)
 				return Event{}, false
 			}
-			if ring && a.ring == nil {
+			switch {
+			case !ring:
+			case a.ring == nil:
 				l.refs.Add(1)
 				a.ring = l
+			default: // another lane's sender is to be woken, too: rare enough to do it here
+				l.bell.Ring()
 			}
 		}
 		ev, err := r.takeLane(l)
@@ -342,7 +350,8 @@ func (r *receiver) popLane(l *laneIn, a *aftermath) (Event, bool) {
 		case err == nil:
 			l.parked = parking{}
 			return ev, true
-		case errors.Is(err, shmpool.ErrUnknownRegion) && r.park(l):
+		case (errors.Is(err, shmpool.ErrUnknownRegion) || errors.Is(err, errStranger)) && r.park(l):
+			// A region that changes hands keeps its id: that it is another's may be old news.
 			return Event{}, false
 		}
 		l.parked = parking{}
@@ -416,5 +425,5 @@ func (r *receiver) readyLane(l *laneIn) bool {
 	case l.faulty && !l.closing && r.lanes.online:
 		return false
 	}
-	return l.consumer.Ready()
+	return l.closing || l.consumer.Ready()
 }

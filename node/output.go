@@ -55,6 +55,7 @@ type Output struct {
 	descriptor            lane.Descriptor // scratch
 	victims               []victim        // scratch
 	toRing                []*peerBell     // scratch
+	quickRoom             bool            // the last wait for room on a lane was short
 
 	ringMu  sync.Mutex // guards ringing, and keeps the bells in it mapped
 	ringing []*peerBell

@@ -125,8 +125,13 @@ func (o *Output) roomOnLanes(want bool) bool {
 		}
 		_, verdict := l.producer.Room()
 		if want && verdict == lane.Full {
-			// Half of the queue at a time: a wake-up costs more than a message.
-			l.producer.Want(int(l.grant.QueueSize+1) / 2)
+			// For a receiver that is quick, half of the queue at a time: a wake-up costs
+			// more than a message. A slow one may be waited for with each message.
+			room := 1
+			if o.quickRoom {
+				room = int(l.grant.QueueSize+1) / 2
+			}
+			l.producer.Want(room)
 			_, verdict = l.producer.Room()
 		}
 		switch verdict {
@@ -158,15 +163,22 @@ func (w *outputWait) ready() bool {
 	return o.changes != w.seen || w.room && o.roomOnLanes(true) || o.changes != w.seen
 }
 
+// quickRoom is how soon a quick receiver makes room.
+const quickRoom = time.Millisecond
+
 // waitFor gives up o.mu and waits for a change, or (room) for room on the lanes.
 func (o *Output) waitFor(ctx context.Context, room bool) error {
 	w := outputWaitPool.Get().(*outputWait)
 	*w = outputWait{o: o, seen: o.changes, room: room}
 	o.waiting++
 	o.mu.Unlock()
+	begun := time.Now()
 	err := o.n.sleeper.wait(ctx, w)
 	o.mu.Lock()
 	o.waiting--
+	if room {
+		o.quickRoom = time.Since(begun) < quickRoom
+	}
 	o.mu.Unlock()
 	*w = outputWait{}
 	outputWaitPool.Put(w)

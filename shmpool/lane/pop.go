@@ -18,6 +18,7 @@ type receiver struct {
 	refused uint64 // then
 	failed  uint64 // then
 	tail    uint64 // highest seen
+	closed  bool   // seen
 	ended   bool
 }
 
@@ -148,10 +149,10 @@ func (o *pop) look(r *receiver, head uint64) bool {
 // measure compares a tail with the head that was read before it.
 func (o *pop) measure(r *receiver, word uint64) bool {
 	tail := word &^ closedBit
-	if tail < r.tail {
-		return o.end(Corrupt)
+	if tail < r.tail || r.closed && word == tail {
+		return o.end(Corrupt) // nothing is taken back, and nothing opened again
 	}
-	r.tail = tail
+	r.tail, r.closed = tail, word != tail
 	queued := uint32(tail) - headPosition(o.head)
 	switch {
 	case queued == 0 && word == tail:
