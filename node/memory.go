@@ -45,6 +45,7 @@ type memory struct {
 
 	changes uint64   // what waiters wait for: slots, grants and denials
 	waiting int      // how many do
+	freed   bool     // since the last unlock
 	untold  []func() // log lines that unlock writes
 }
 
@@ -55,7 +56,8 @@ func (m *memory) unlock(changed bool) {
 	if changed {
 		m.changes++
 	}
-	rouse := changed && m.waiting > 0
+	rouse := (changed || m.freed) && m.waiting > 0
+	m.freed = false
 	untold := m.untold
 	m.untold = nil
 	m.mu.Unlock()
@@ -167,7 +169,7 @@ func (l *lease) spoilt(lanes bool) bool {
 func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 	m.mu.Lock()
 	if l, ok := m.tryLocked(size, pollFew); ok {
-		m.mu.Unlock()
+		m.unlock(false)
 		return l, nil
 	}
 	slotBytes := shmpool.SlotClass(uint64(size))
@@ -184,7 +186,7 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 			return lease{}, errLinkDown
 		}
 		if l, ok := m.tryLocked(size, pollAll); ok {
-			m.mu.Unlock()
+			m.unlock(false)
 			return l, nil
 		}
 		denied := c.denials != seen
@@ -204,7 +206,7 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 		if !denied || time.Since(c.deniedAt) >= denialPause {
 			m.requestRegion(c)
 		}
-		if err := m.waitUnlock(ctx, size, denied); err != nil {
+		if err := m.waitUnlock(ctx, denied); err != nil {
 			return lease{}, err
 		}
 		m.mu.Lock()
@@ -291,6 +293,9 @@ func (m *memory) freeLocked(e *tokenEntry, now time.Time) {
 		r.idleAt = now
 	}
 	_ = m.slots.Free(e.slot)
+	// One look finds all that receivers have given back, for one slot that it wants.
+	m.changes++
+	m.freed = true
 	m.checkDrained(r)
 }
 

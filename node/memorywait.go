@@ -25,9 +25,9 @@ func (m *memory) denialOf(cause error, o *Output, size int) error {
 
 // waitUnlock gives up m.mu and waits for a change, after a denial no longer than
 // denialPause.
-func (m *memory) waitUnlock(ctx context.Context, size int, denied bool) error {
+func (m *memory) waitUnlock(ctx context.Context, denied bool) error {
 	w := memoryWaitPool.Get().(*memoryWait)
-	*w = memoryWait{m: m, seen: m.changes, size: size}
+	*w = memoryWait{m: m, seen: m.changes}
 	m.waiting++
 	m.unlock(false)
 	var err error
@@ -51,7 +51,6 @@ func (m *memory) waitUnlock(ctx context.Context, size int, denied bool) error {
 type memoryWait struct {
 	m    *memory
 	seen uint64
-	size int
 }
 
 var memoryWaitPool = sync.Pool{New: func() any { return new(memoryWait) }}
