@@ -46,6 +46,20 @@ func (h *hostile) push(d lane.Descriptor) {
 	}
 }
 
+// lend sets the lane's bit for a slot, and returns a function that reports whether
+// it is still set.
+func (h *hostile) lend(r testRegion, slot uint32) func() bool {
+	h.t.Helper()
+	mapping, err := shmpool.Map(r.name, r.id, r.geometry, shmpool.ReadWrite)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { _ = mapping.Close() })
+	ledger := lane.NewLedger(mapping.LedgerWords())
+	ledger.Lend(slot, 1<<h.lane.grant.Bit)
+	return func() bool { return ledger.Held(slot, 1<<h.lane.grant.Bit) }
+}
+
 func TestHostileDescriptorsOnLanes(t *testing.T) {
 	h := newHostile(t)
 	stranger := h.p.newRegion(4096, 1) // of another node
@@ -135,6 +149,38 @@ func TestLaneWaitsForItsRegion(t *testing.T) {
 		t.Errorf("got %s after %v", fault, time.Since(begun))
 	}
 	_ = h.receiver.Close()
+}
+
+// TestMetadataInLateRegion: while a message waits for the region of its metadata,
+// its payload is not given back.
+func TestMetadataInLateRegion(t *testing.T) {
+	h := newHostile(t)
+	h.cr.send(&wire.Ping{Nonce: 1})
+	expectLane[*wire.Pong](h.cr)
+	late := h.p.newRegion(4096, 1)
+	meta := wire.AppendMetadata(nil, []Attr{String("n", "1")})
+	payload := h.lend(h.region, 1)
+	metadata := h.lend(late, 0)
+	h.push(lane.Descriptor{Seq: 1, Region: h.region.id, Offset: h.region.write(h.p, 1, []byte("good")), Length: 4,
+		MetaRegion: late.id, MetaOffset: late.write(h.p, 0, meta), MetaLength: uint64(len(meta))})
+	if _, err := h.receiver.Next(canceled()); err == nil {
+		t.Fatal("it was handed out without its metadata")
+	}
+	if !payload() || !metadata() {
+		t.Errorf("given back while it waits: payload %v, metadata %v", !payload(), !metadata())
+	}
+	h.cr.send(h.announce(late))
+	m := h.next()
+	if !payload() || metadata() {
+		t.Errorf("while it is held: payload given back %v, metadata given back %v", !payload(), !metadata())
+	}
+	if v, ok := m.Metadata().Lookup("n"); !ok || v.Text() != "1" {
+		t.Errorf("metadata %v", m.Metadata())
+	}
+	m.Release()
+	if payload() {
+		t.Error("the payload is not given back")
+	}
 }
 
 // TestLaneMemoryIsCutShort: no crash, and the lane is reported.
