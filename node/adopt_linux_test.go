@@ -271,3 +271,37 @@ func TestClosedLaneIsAdopted(t *testing.T) {
 		t.Errorf("got %s", done)
 	}
 }
+
+// TestHeldInRegionNotAdopted: of a region that the broker does not know it is told
+// nothing, however long a message in it is held.
+func TestHeldInRegionNotAdopted(t *testing.T) {
+	w := newLaneWorld(t)
+	l := w.newLane(8, wire.PolicyDropOldest, 3)
+	l.grant.HoldTimeoutMS = 50
+	w.grant(l)
+	w.send("on the lane")
+	held := w.next()
+	w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 2, Window: wire.WindowUnlimited, Brokered: 1})
+	eventually(t, "flow", func() bool { return w.out.Receivers() == 2 })
+	w.send("both ways") // in that region, which is therefore not offered
+	expectLane[*wire.Publish](w.cs)
+	w.kill()
+	if sender, _ := w.comeBack(keepAll); len(sender.Regions) != 0 || len(sender.Lanes) != 1 {
+		t.Fatalf("sender offers %s", sender)
+	}
+	w.skipReconnected()
+	w.cs.send(&wire.Flow{Output: 0, Epoch: 1, Receivers: 1, Window: wire.WindowUnlimited})
+	eventually(t, "flow", func() bool { return w.out.Receivers() == 1 })
+	w.send("in a new region")
+	if m := w.next(); m.Seq() != 2 {
+		t.Fatalf("got seq %d", m.Seq())
+	} else {
+		m.Release()
+	}
+	later := w.next()
+	if got := expectLane[*wire.LaneHeld](w.cs); got.Region != w.region(-1).id || got.Seq != later.Seq() || got.Count != 1 {
+		t.Errorf("got %s", got)
+	}
+	held.Release()
+	later.Release()
+}

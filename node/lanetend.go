@@ -43,7 +43,7 @@ func (s *session) tendLanes(now time.Time) time.Duration {
 	}
 	for _, l := range live {
 		if l.hold > 0 {
-			s.reportHeld(l, now)
+			l.reportHeld(now)
 		}
 	}
 	return pause
@@ -61,7 +61,7 @@ func (e *estate) reportFault(f wire.LaneFault) {
 }
 
 // reportHeld tells the broker of messages that a receiver does not give back.
-func (s *session) reportHeld(l *laneOut, now time.Time) {
+func (l *laneOut) reportHeld(now time.Time) {
 	o, m := l.output, l.estate.memory
 	o.mu.Lock()
 	if l.state != laneStarted {
@@ -80,7 +80,5 @@ func (s *session) reportHeld(l *laneOut, now time.Time) {
 		})
 	}
 	o.mu.Unlock()
-	if report, any := m.heldTooLong(l, now, first); any {
-		s.link.send(&report)
-	}
+	m.reportHeld(l, now, first)
 }

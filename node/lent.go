@@ -252,16 +252,17 @@ type heldMark struct {
 	told  bool
 }
 
-// heldTooLong reports what a lane's receiver has had for longer than it may, each
-// message once. firstQueued is the oldest message that still waits on the lane, 0
-// if none does: those are nobody's fault. The time counts from the look that
-// found the message taken.
-func (m *memory) heldTooLong(l *laneOut, now time.Time, firstQueued wire.Seq) (report wire.LaneHeld, any bool) {
+// reportHeld tells the broker what a lane's receiver has had for longer than it
+// may, each message once. firstQueued is the oldest message that still waits on
+// the lane, 0 if none does: those are nobody's fault. The time counts from the
+// look that found the message taken.
+func (m *memory) reportHeld(l *laneOut, now time.Time, firstQueued wire.Seq) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.mu.Unlock() // after the report: a region that it names is not given back before
+	report := wire.LaneHeld{Lane: l.grant.Lane}
 	marks := make(map[wire.Token]heldMark)
 	for e := m.lent.first; e != nil; e = e.next {
-		if e.seq == 0 || firstQueued != 0 && e.seq >= firstQueued || !l.has(e) {
+		if e.seq == 0 || firstQueued != 0 && e.seq >= firstQueued || !l.has(e) || e.region.foreign.Load() {
 			continue
 		}
 		mark, known := l.marks[e.token()]
@@ -270,18 +271,18 @@ func (m *memory) heldTooLong(l *laneOut, now time.Time, firstQueued wire.Seq) (r
 		}
 		if held := time.Duration(now.UnixNano() - mark.since); held >= l.hold && !mark.told {
 			mark.told = true
-			if !any || e.seq < report.Seq {
+			if report.Count == 0 || e.seq < report.Seq {
 				report.Region, report.Seq, report.HeldMS = e.region.id, e.seq, uint64(held.Milliseconds())
 			}
-			any = true
-			report.Lane = l.grant.Lane
 			report.Count++
 			report.Bytes += uint64(e.size)
 		}
 		marks[e.token()] = mark
 	}
 	l.marks = marks
-	return report, any
+	if report.Count > 0 && m.link != nil {
+		m.link.send(&report)
+	}
 }
 
 // seqOf returns the number of the message of a token that is outstanding, else 0.
