@@ -95,10 +95,11 @@ func (m *memory) unstarted() []*laneOut {
 }
 
 // quarantineBrokered gives up the slots of messages that the dead broker had:
-// nobody can tell when their readers are done. m.mu is held.
+// nobody can tell when their readers are done. One that it has not heard of has
+// none. m.mu is held.
 func (m *memory) quarantineBrokered() {
 	for _, e := range m.tokens {
-		if e.state == slotPublished && e.brokered {
+		if e.state == slotPublished && e.brokered && !e.unsent {
 			m.quarantine(e)
 		}
 	}

@@ -305,3 +305,58 @@ func TestHeldInRegionNotAdopted(t *testing.T) {
 	held.Release()
 	later.Release()
 }
+
+// TestHalfwayPublishedIsAdopted: a message that one lane has, and another, which
+// was found closed, has not, when the broker dies that was to get it. The next
+// broker gets it in a place that it knows.
+func TestHalfwayPublishedIsAdopted(t *testing.T) {
+	for _, spoilt := range []bool{false, true} {
+		w := newLaneWorld(t)
+		l := w.lane(8, wire.PolicyDropOldest, 3)
+		w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 2, Window: 10, Brokered: 1})
+		eventually(t, "flow", func() bool { return w.out.Receivers() == 2 })
+		if spoilt { // the dead broker keeps a slot of that region, so it is not offered
+			w.send("before")
+			expectLane[*wire.Publish](w.cs)
+		}
+		if err := l.keeper.Close(); err != nil {
+			t.Fatal(err)
+		}
+		w.send("half")
+		if !w.halfway() {
+			t.Fatal("not halfway")
+		}
+		w.kill()
+		sender, _ := w.comeBack(keepAll)
+		if offered := len(sender.Regions) == 1; offered == spoilt {
+			t.Errorf("sender offers %s", sender)
+		}
+		w.cs.send(&wire.Flow{Output: 0, Epoch: 5, Receivers: 2, Window: 10, Brokered: 2},
+			&wire.LaneClose{Lane: l.region.id, Reason: "closed by the broker before"})
+		p, done := expectLane[*wire.Publish](w.cs), &wire.Done{}
+		switch {
+		case p.Epoch != 5 || p.Length != 4 || p.Lanes != 0:
+			t.Errorf("got %s", p)
+		case spoilt:
+			if p.Region != 0 || p.Token != 0 || string(p.Payload) != "half" {
+				t.Errorf("in a region that the broker does not know: %s", p)
+			}
+		default:
+			if p.Region != w.region(0).id {
+				t.Errorf("got %s", p)
+			}
+			done.Tokens = []wire.Token{p.Token}
+		}
+		w.cs.send(done, &wire.Ping{Nonce: 7})
+		if pong, fault := expectEither[*wire.Pong, *wire.Error](w.cs); fault != nil || pong.Nonce != 7 {
+			t.Errorf("got %v", fault)
+		}
+		eventually(t, "the slot is free", func() bool { return w.used() == 0 })
+	}
+}
+
+func (w *laneWorld) halfway() bool {
+	w.out.mu.Lock()
+	defer w.out.mu.Unlock()
+	return w.out.half.active
+}

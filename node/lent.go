@@ -104,6 +104,23 @@ func (m *memory) unneeded(token wire.Token) {
 	m.unlock(true)
 }
 
+// setUnsent says of a message that goes to the broker whether it has yet to be
+// told.
+func (m *memory) setUnsent(e *tokenEntry, unsent bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.unsent = unsent
+}
+
+// bytes returns the payload of a message that was published.
+func (m *memory) bytes(e *tokenEntry) []byte {
+	b, err := e.region.mapping.Slice(e.slot.Offset, uint64(e.size))
+	if err != nil {
+		panic(fmt.Sprintf("node: slot %d of region %d: %v", e.slot.Index, uint64(e.region.id), err))
+	}
+	return b
+}
+
 // victim is a message that a push evicted from a lane.
 type victim struct {
 	token wire.Token

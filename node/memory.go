@@ -125,6 +125,7 @@ type tokenEntry struct {
 	state      slotState
 
 	brokered   bool   // the broker has not said Done
+	unsent     bool   // brokered, and the broker has not heard of it
 	mask       uint64 // bits that were set in the ledger word, of lanes that still count
 	serial     uint64
 	meta       wire.Token // the slot with the metadata, if they have one of their own
@@ -301,7 +302,7 @@ func (m *memory) freeLocked(e *tokenEntry, now time.Time) {
 
 // forget ends a token.
 func (m *memory) forget(e *tokenEntry) {
-	e.state, e.mask, e.brokered, e.meta, e.seq, e.size = slotFree, 0, false, 0, 0, 0
+	e.state, e.mask, e.brokered, e.unsent, e.meta, e.seq, e.size = slotFree, 0, false, false, 0, 0, 0
 	m.spare = append(m.spare, e.index)
 }
 
@@ -354,7 +355,7 @@ func (m *memory) settle(tokens []wire.Token) error {
 }
 
 func (m *memory) settleLocked(e *tokenEntry, now time.Time) {
-	e.brokered = false
+	e.brokered, e.unsent = false, false
 	if e.mask == 0 {
 		m.freeLocked(e, now)
 		return

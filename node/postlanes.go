@@ -16,6 +16,7 @@ import (
 type halfway struct {
 	active  bool
 	estate  *estate
+	entry   *tokenEntry
 	publish wire.Publish // with metadata of its own
 }
 
@@ -55,7 +56,8 @@ func (o *Output) publishLanes(ctx context.Context, out *outgoing, metadata []Att
 	case !needed:
 	case shut:
 		// What the broker makes of the lane decides how it takes the message.
-		o.half = halfway{active: true, estate: out.estate, publish: o.publishOf(out, answered)}
+		o.half = halfway{active: true, estate: out.estate, entry: out.lease.entry, publish: o.publishOf(out, answered)}
+		m.setUnsent(out.lease.entry, true)
 		o.half.publish.Metadata = append(wire.RawMetadata(nil), o.half.publish.Metadata...)
 		o.finishHalf()
 	default:
@@ -230,16 +232,39 @@ func (o *Output) finishHalf() {
 	case o.brokered == 0:
 		m.unneeded(h.publish.Token)
 	default:
-		h.publish.Output, h.publish.Epoch = o.index, o.epoch
-		if o.session.link.send(&h.publish) {
-			o.count++
-		} else {
-			m.unneeded(h.publish.Token)
-		}
+		o.publishHalf()
 	}
 	*h = halfway{}
 	o.startLanes()
 	if o.closed != nil {
 		o.tellClosed()
 	}
+}
+
+// publishHalf gives the message that is halfway published to the broker, with o.mu
+// held. If that is not the one which knew its region, a copy goes into the frame; a
+// message that is too long for one is lost, as those that the other broker had.
+func (o *Output) publishHalf() {
+	h, s := &o.half, o.session
+	m, p := h.estate.memory, &h.publish
+	p.Output, p.Epoch = o.index, o.epoch
+	if !h.entry.region.foreign.Load() {
+		m.setUnsent(h.entry, false)
+		if s.link.send(p) {
+			o.count++
+		} else {
+			m.unneeded(p.Token)
+		}
+		return
+	}
+	inline := *p
+	inline.Token, inline.Region, inline.Offset = 0, 0, 0
+	if p.Length+uint64(len(p.Metadata))+publishOverheadBytes <= s.welcome.FrameMax {
+		inline.Payload = m.bytes(h.entry)
+		if s.link.send(&inline) {
+			o.count++
+			o.n.stats.copied(len(inline.Payload))
+		}
+	}
+	m.unneeded(p.Token)
 }
