@@ -33,6 +33,11 @@ func (c *core) laneFault(now time.Time, s *session, m *wire.LaneFault) *wire.Err
 		}
 		c.count(l)
 		c.lostOnLane(l, end == &l.receiver, m)
+		if end == &l.receiver && l.sender.owes && l.sender.sess.joined() {
+			// The sender has the slots, and the receiver may have no way to clear its bits.
+			passed := *m
+			c.send(l.sender.sess, &passed)
+		}
 	}
 	c.failLane(now, l, s.node.id+" says: "+m.Text)
 	return nil

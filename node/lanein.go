@@ -331,8 +331,11 @@ func (r *receiver) popLane(l *laneIn, a *aftermath) (Event, bool) {
 				r.endLane(l, a)
 				return Event{}, false
 			default:
-				l.fault = wire.LaneFault{Lane: l.grant.Lane, Reason: wire.DropBadDescriptor, Text: "the lane's memory is damaged"}
 				r.tellFault(l)
+				if l.fault.Count == 0 {
+					l.fault = wire.LaneFault{Lane: l.grant.Lane, Reason: wire.DropBadDescriptor, Text: "the lane's memory is damaged"}
+					r.tellFault(l)
+				}
 				r.endLane(l, a)
 				return Event{}, false
 			}
@@ -349,6 +352,7 @@ func (r *receiver) popLane(l *laneIn, a *aftermath) (Event, bool) {
 		switch {
 		case err == nil:
 			l.parked = parking{}
+			r.tellFault(l) // the next one is about later messages
 			return ev, true
 		case (errors.Is(err, shmpool.ErrUnknownRegion) || errors.Is(err, errStranger)) && r.park(l):
 			// A region that changes hands keeps its id: that it is another's may be old news.
@@ -391,12 +395,15 @@ func (r *receiver) unreadable(l *laneIn, cause error, a *aftermath) {
 	l.lost++
 	l.estate.letGo(l)
 	f := &l.fault
+	if f.Count > 0 && d.Seq != f.SeqLast+1 {
+		r.tellFault(l)
+	}
 	if f.Count == 0 {
 		*f = wire.LaneFault{Lane: l.grant.Lane, Reason: wire.DropBadDescriptor, SeqFirst: d.Seq, Text: cause.Error()}
 	}
 	f.Count++
 	f.Bytes += d.Length
-	f.SeqLast = d.Seq
+	f.SeqFirst, f.SeqLast = min(f.SeqFirst, d.Seq), max(f.SeqLast, d.Seq)
 	if !l.faulty {
 		r.tellFault(l)
 	}

@@ -279,6 +279,16 @@ func (s *session) laneClose(m *wire.LaneClose) {
 	s.n.receiver.laneClose(s, m)
 }
 
+// laneFault is what the receiver of a lane that this node sends on could not read:
+// it will not let go of that itself.
+func (s *session) laneFault(m *wire.LaneFault) {
+	memory := s.estate.memory
+	if l := memory.lane(m.Lane); l != nil && m.Count > 0 && m.Count-1 == uint64(m.SeqLast-m.SeqFirst) {
+		memory.clearRange(l, m.SeqFirst, m.SeqLast)
+		s.tendSoon()
+	}
+}
+
 func (l *laneOut) close(m *wire.LaneClose) {
 	o, memory := l.output, l.estate.memory
 	var withdrawn []victim

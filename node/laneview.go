@@ -44,13 +44,28 @@ func (r *receiver) takeLane(l *laneIn) (Event, error) {
 	return r.handOut(st, l.input), nil
 }
 
-// letGo clears the lane's bit of a message that cannot be read, if its slot is
-// known.
+// letGo clears the lane's bit of a message that cannot be read, if its slots are
+// known. Else that is left to the sender, who finds the metadata by the payload.
 func (e *estate) letGo(l *laneIn) {
-	if _, ref, err := e.viewLane(l, l.desc.Region, l.desc.Offset, 0); err == nil {
-		l.done(l.view.ledger, ref.SlotIndex())
-		e.unview(ref)
+	d := &l.desc
+	_, payload, err := e.viewLane(l, d.Region, d.Offset, 0)
+	if err != nil {
+		return
 	}
+	defer e.unview(payload)
+	ledger := l.view.ledger
+	if d.MetaRegion != 0 {
+		_, meta, err := e.viewLane(l, d.MetaRegion, d.MetaOffset, 0)
+		if err != nil {
+			return
+		}
+		// Not twice for one slot: after the first time it may be another message's.
+		if d.MetaRegion != d.Region || meta.SlotIndex() != payload.SlotIndex() {
+			l.view.ledger.Clear(meta.SlotIndex(), l.grant.Bit)
+		}
+		e.unview(meta)
+	}
+	l.done(ledger, payload.SlotIndex())
 }
 
 // viewLane returns bytes that a descriptor on a lane names. The region has to be
@@ -106,7 +121,7 @@ func (e *estate) readMetadata(l *laneIn, payload shmpool.Ref, buf []byte) ([]byt
 	if err == nil {
 		err = wire.ValidateMetadata(buf)
 	}
-	if d.MetaRegion != d.Region || ref.SlotIndex() != payload.SlotIndex() {
+	if err == nil && (d.MetaRegion != d.Region || ref.SlotIndex() != payload.SlotIndex()) {
 		ledger.Clear(ref.SlotIndex(), l.grant.Bit)
 	}
 	e.unview(ref)

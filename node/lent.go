@@ -202,6 +202,19 @@ func (m *memory) clearAll(l *laneOut) {
 	m.unlock(freed)
 }
 
+// clearRange takes a lane's bit off some messages: its receiver cannot read them.
+func (m *memory) clearRange(l *laneOut, first, last wire.Seq) {
+	m.mu.Lock()
+	var found []victim
+	for e := m.lent.first; e != nil; e = e.next {
+		if e.seq != 0 && e.seq >= first && e.seq <= last && e.serial > l.since && e.mask&l.mask != 0 {
+			found = append(found, victim{e.token(), l.bit})
+		}
+	}
+	m.mu.Unlock()
+	m.evicted(found)
+}
+
 // uses reports whether a lane's receiver may still read a slot.
 func (m *memory) uses(l *laneOut) bool {
 	for e := m.lent.first; e != nil; e = e.next {

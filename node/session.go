@@ -251,6 +251,8 @@ func (s *session) handle(m wire.Message) error {
 		s.n.receiver.laneStart(m)
 	case *wire.LaneClose:
 		s.laneClose(m)
+	case *wire.LaneFault:
+		s.laneFault(m)
 	case *wire.Adopted:
 		return s.adopted(m)
 	case *wire.Ports:

@@ -236,7 +236,7 @@ var kinds = [...]kindInfo{
 	KindReply: {"reply", 5, FromBroker}, KindReject: {"reject", 2, FromNode},
 	KindLaneGrant: {"lane_grant", 14, FromBroker}, KindLaneReady: {"lane_ready", 2, FromNode},
 	KindLaneStart: {"lane_start", 1, FromBoth}, KindLaneClose: {"lane_close", 5, FromBroker},
-	KindLaneDone: {"lane_done", 1, FromNode}, KindLaneFault: {"lane_fault", 7, FromNode},
+	KindLaneDone: {"lane_done", 1, FromNode}, KindLaneFault: {"lane_fault", 7, FromBoth},
 	KindLaneHeld: {"lane_held", 6, FromNode}, KindAdopt: {"adopt", 5, FromNode},
 	KindAdopted: {"adopted", 3, FromBroker},
 }

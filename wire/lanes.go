@@ -98,7 +98,8 @@ type LaneDone struct {
 }
 
 // LaneFault reports messages that are lost on a lane, or a lane whose memory is
-// damaged (Count 0). The edge goes back to the broker.
+// damaged (Count 0). The edge goes back to the broker. What a receiver reports of
+// messages the broker passes on to the sender, who has their slots.
 type LaneFault struct {
 	Lane              RegionID
 	Reason            DropReason

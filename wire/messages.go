@@ -55,7 +55,7 @@ const (
 	KindLaneStart Kind = 31 // n↔b  lane; dropped
 	KindLaneClose Kind = 32 // b→n  lane, from, withdrawn, settled, reason
 	KindLaneDone  Kind = 33 // n→b  lane
-	KindLaneFault Kind = 34 // n→b  lane, reason, count, bytes, seq_first, seq_last, text
+	KindLaneFault Kind = 34 // n↔b  lane, reason, count, bytes, seq_first, seq_last, text
 	KindLaneHeld  Kind = 35 // n→b  lane, region, seq, bytes, held_ms, count
 	KindAdopt     Kind = 36 // n→b  instance, bell_region, bell_name, regions [[region, name, slot_bytes, slots]...], lanes [[lane, role, port, peer, bit, queue_size, policy, hold_timeout_ms, name, slot_bytes, peer_bell_region]...]
 	KindAdopted   Kind = 37 // b→n  regions [[region, name]...], lanes [lane...], bell
