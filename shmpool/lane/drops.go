@@ -3,6 +3,8 @@ package lane
 import (
 	"runtime/debug"
 	"sync/atomic"
+
+	"github.com/brokerd/brokerd/wire"
 )
 
 // Drops is called from time to time, and returns what the lane has lost between
@@ -91,7 +93,28 @@ func (k *Keeper) tell(count uint64) (Drops, bool) {
 	k.noted = Drops{}
 	k.reported += count
 	d.Count, d.Total = count, k.reported
+	k.bound(&d)
 	return d, true
+}
+
+// bound makes the numbers of the messages fit their count. What a broker or a
+// producer that died had not told of them is gone; but messages are evicted in
+// their order, so they were before the one that is the oldest now.
+func (k *Keeper) bound(d *Drops) {
+	if d.SeqLast == 0 && k.words != nil {
+		defer guardQuiet(debug.SetPanicOnFault(true))
+		at := k.last.Pushed - uint64(k.last.Queued)
+		if k.last.Queued == 0 && at > 0 {
+			at--
+		}
+		entry := entriesWord + entryWords*uint(uint32(at)&(Capacity(k.cfg.QueueSize)-1))
+		next := wire.Seq(atomic.LoadUint64(&k.words[entry+entrySeq]))
+		d.SeqLast = max(next, 2) - 1
+		d.SeqFirst = d.SeqLast
+	}
+	if d.SeqLast > 0 && (d.SeqLast < d.SeqFirst || d.Count-1 > uint64(d.SeqLast-d.SeqFirst)) {
+		d.SeqFirst = d.SeqLast - min(d.SeqLast-1, wire.Seq(d.Count-1))
+	}
 }
 
 // Confirm says that the log has the drops up to Total: a router after this one

@@ -243,12 +243,19 @@ func TestDrops(t *testing.T) {
 	r.mustPush(t, 14, Pushed) // drops 4
 	expect(Drops{})
 
-	// Another router finds what was not confirmed, and the details as far as there are any.
+	// Another router finds what was not confirmed, and the details as far as there are
+	// any: the numbers cover the count.
 	r.keeper = NewKeeper(r.words, r.cfg, nil)
 	r.mustPush(t, 15, Pushed) // drops 5
 	expect(Drops{})
-	expect(Drops{Count: 3, Bytes: 13 + 14, SeqFirst: 4, SeqLast: 5, OldestNS: 1004, Total: 5})
-	r.keeper.Confirm(5)
+	expect(Drops{Count: 3, Bytes: 13 + 14, SeqFirst: 3, SeqLast: 5, OldestNS: 1004, Total: 5})
+	r.mustPush(t, 16, Pushed) // drops 6
+	expect(Drops{})           // turns, and dies before it has told
+	r.keeper = NewKeeper(r.words, r.cfg, nil)
+	r.words[windowsWord+windowNumber], r.words[windowsWord+windowWords+windowNumber] = 0, 0
+	expect(Drops{})
+	expect(Drops{Count: 4, SeqFirst: 3, SeqLast: 6, Total: 6})
+	r.keeper.Confirm(6)
 	r.keeper.Confirm(1) // late
 	r.keeper = NewKeeper(r.words, r.cfg, nil)
 	expect(Drops{})
