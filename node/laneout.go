@@ -170,17 +170,19 @@ func (m *memory) takeLanes() []*laneOut {
 // startLanes starts the lanes that were granted, once the first region for small
 // messages is there, or will not be.
 func (s *session) startLanes() {
-	m := s.estate.memory
+	outputs := s.n.boundTo(s)
+	// Only for lanes that wait for it: under pressure the region is given back, and
+	// must not be asked for again with every answer of the broker.
 	waiting := false
-	m.mu.Lock()
-	for _, l := range m.lanes {
-		waiting = waiting || !l.closing
+	for _, o := range outputs {
+		o.mu.Lock()
+		waiting = waiting || len(o.granted) > 0
+		o.mu.Unlock()
 	}
-	m.mu.Unlock()
-	if !waiting || !m.prepareSmall() {
+	if !waiting || !s.estate.memory.prepareSmall() {
 		return
 	}
-	for _, o := range s.n.boundTo(s) {
+	for _, o := range outputs {
 		o.mu.Lock()
 		o.startLanes()
 		o.unlockChanged()
