@@ -289,8 +289,8 @@ func (c *core) wholeLane(now time.Time, l *edgeLane) {
 		c.tellReceiver(l)
 		c.tellSender(l)
 	}
-	for _, missing := range l.missing() {
-		if s := missing.sess; s != nil && s.adopting == nil {
+	if missing := l.missing(); len(missing) > 0 {
+		if s := missing[0].sess; s != nil && s.adopting == nil {
 			c.halfAdopted(now, l) // it is here, and has not brought its end
 		}
 		return
