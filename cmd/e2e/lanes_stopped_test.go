@@ -172,7 +172,10 @@ func TestLanesIdle(t *testing.T) {
 	}
 	share := 100 * total.Seconds() / elapsed.Seconds()
 	t.Logf("%d nodes and brokerd used %v in %v, %.3f %% of a processor; brokerd alone %v", nodes, total, elapsed.Round(time.Millisecond), share, total-nodesTotal)
-	if share >= 0.5 && !raceDetector {
+	// The aim is half a percent of a processor, and the line above says what it was.
+	// A test among others on a shared machine can only tell a node that spins or
+	// polls, which takes many times as much.
+	if share >= 2 && !raceDetector {
 		t.Errorf("idle, but %.2f %% of a processor are used", share)
 	}
 }
