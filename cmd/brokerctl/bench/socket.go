@@ -63,9 +63,14 @@ type socketReceiver struct {
 	listener net.Listener
 	conn     net.Conn
 	in       *bufio.Reader
-	accepted chan error
+	accepted chan accepted
 	head     [lengthBytes]byte
 	buf      []byte // stays warm
+}
+
+type accepted struct {
+	conn net.Conn
+	err  error
 }
 
 func listen(ctx context.Context, network, addr string) (Receiver, error) {
@@ -73,13 +78,10 @@ func listen(ctx context.Context, network, addr string) (Receiver, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &socketReceiver{listener: listener, accepted: make(chan error, 1)}
+	r := &socketReceiver{listener: listener, accepted: make(chan accepted, 1)}
 	go func() {
 		conn, err := listener.Accept()
-		if err == nil {
-			r.attach(ctx, conn)
-		}
-		r.accepted <- err
+		r.accepted <- accepted{conn, err}
 	}()
 	return r, nil
 }
@@ -94,10 +96,11 @@ func (r *socketReceiver) Addr() string { return r.listener.Addr().String() }
 func (r *socketReceiver) Prepare(ctx context.Context, size int) error {
 	if r.in == nil {
 		select {
-		case err := <-r.accepted:
-			if err != nil {
-				return err
+		case a := <-r.accepted:
+			if a.err != nil {
+				return a.err
 			}
+			r.attach(ctx, a.conn)
 		case <-time.After(setupTimeout):
 			return fmt.Errorf("the sender did not connect within %v", setupTimeout)
 		case <-ctx.Done():
