@@ -11,6 +11,9 @@ import (
 // TestBench runs the benchmark with real processes, as short as it goes: what it
 // finds is not judged here, only that every path has delivered every message.
 func TestBench(t *testing.T) {
+	if raceDetector {
+		t.Skip("the paced rounds of all paths take longer than a test may under the race detector")
+	}
 	p := brokerctl(t, "", "bench", "--sizes", "0,64,256K", "--count", "10", "--rounds", "2", "--unpaced-sizes", "64", "--unpaced", "20ms",
 		"--fanout", "1,3", "--fanout-size", "64K", "--first-size", "1M", "-o", "json")
 	p.exits(0)
