@@ -181,8 +181,8 @@ func (o *push) look(s *sender, head uint64) bool {
 	}
 	position := headPosition(head)
 	queued := uint32(s.tail) - position
-	if queued > uint32(s.tail)-s.position {
-		return o.end(Corrupt) // beyond the tail, or back behind where it was
+	if queued > uint32(s.tail)-s.position || queued > s.limit {
+		return o.end(Corrupt) // beyond the tail, back behind where it was, or more than was pushed
 	}
 	s.position, o.head = position, head
 	if queued < s.limit {
