@@ -189,7 +189,7 @@ func (c *core) deliverItem(now time.Time, s *session, e *edge, m *message, paylo
 	inline := uint64(len(it.Metadata) + len(it.Payload))
 	s.flight += inline
 	waited := s.consumed == s.delivered
-	s.unconsumed.push(delivery{edge: e, seq: m.seq, bytes: m.length, inline: inline, timeNS: m.timeNS, counted: !waited})
+	s.unconsumed.push(delivery{edge: e, sender: m.sender.connID(), seq: m.seq, bytes: m.length, inline: inline, timeNS: m.timeNS, counted: !waited})
 	if waited {
 		s.inHand = e
 		c.roomier(e)

@@ -16,7 +16,8 @@ const reasonCount = int(wire.DropShutdown) + 1
 // no flood of lines.
 type dropCount struct {
 	unlogged   dropped
-	total      dropped // since the broker started, logged or not
+	earlier    []dropped // unlogged, too: of the sender's sessions before
+	total      dropped   // since the broker started, logged or not
 	lastLogged time.Time
 	listed     bool // in dropLedger.pending
 	confirms   []laneConfirm
@@ -45,8 +46,10 @@ type pendingDrop struct {
 	reason wire.DropReason
 }
 
-// dropped is what gets counted: count messages between two sequence numbers.
+// dropped is what gets counted: count messages between two sequence numbers of
+// one session of the sender.
 type dropped struct {
+	sender            ConnID // 0: nobody knows
 	count             uint64
 	bytes             uint64
 	seqFirst, seqLast wire.Seq
@@ -68,6 +71,13 @@ func (l *dropLedger) add(e *edge, p path, reason wire.DropReason, d dropped) {
 	l.total += d.count
 	e.stats.dropped += d.count
 	c := &e.drops[p][reason]
+	if c.unlogged.count > 0 && c.unlogged.sender != d.sender {
+		// A new process counts from 1 again: a record of both would name numbers of
+		// neither.
+		c.earlier = append(c.earlier, c.unlogged)
+		c.unlogged = dropped{}
+	}
+	c.unlogged.sender = d.sender
 	c.unlogged.add(d)
 	c.total.add(d)
 	if due := c.lastLogged.Add(dropInterval); due.Before(l.due) || len(l.pending) == 0 {
@@ -123,21 +133,43 @@ func (l *dropLedger) emit(now time.Time, all bool, write func(wire.DropRecord, f
 			}
 			continue
 		}
-		if !write(p.edge.dropRecord(p.path, p.reason, c.unlogged, now), c.take()) {
+		if !p.edge.writeDrops(p.path, p.reason, now, write) {
 			kept = append(kept, p) // the log is slow; again soon
 			l.due = now.Add(tickInterval)
 			continue
 		}
-		c.unlogged, c.lastLogged, c.listed, c.confirms = dropped{}, now, false, nil
+		c.lastLogged, c.listed = now, false
 	}
 	clear(l.pending[len(kept):])
 	l.pending = kept
 }
 
+// writeDrops offers the records of what is unlogged, one for each session of the
+// sender. It reports whether all of them were taken.
+func (e *edge) writeDrops(p path, reason wire.DropReason, now time.Time, write func(wire.DropRecord, func()) bool) bool {
+	c := &e.drops[p][reason]
+	for len(c.earlier) > 0 {
+		if !write(e.dropRecord(p, reason, c.earlier[0], now), nil) {
+			return false
+		}
+		c.earlier = c.earlier[1:]
+	}
+	c.earlier = nil
+	if !write(e.dropRecord(p, reason, c.unlogged, now), c.take()) {
+		return false
+	}
+	c.unlogged, c.confirms = dropped{}, nil
+	return true
+}
+
 // dropLogged is the drops for one reason that the log has, on all paths.
 func (e *edge) dropLogged(reason wire.DropReason) (total uint64) {
 	for p := range e.drops {
-		total += e.drops[p][reason].total.count - e.drops[p][reason].unlogged.count
+		c := &e.drops[p][reason]
+		total += c.total.count - c.unlogged.count
+		for _, d := range c.earlier {
+			total -= d.count
+		}
 	}
 	return total
 }
@@ -159,6 +191,7 @@ func (e *edge) dropRecord(p path, reason wire.DropReason, d dropped, now time.Ti
 		QueueSize: e.queueSize,
 		AgeMaxMS:  float64(d.age) / float64(time.Millisecond),
 		Path:      p.String(),
+		Sender:    uint64(d.sender),
 	}
 }
 

@@ -275,7 +275,7 @@ func (c *core) dropUnconsumed(now time.Time, s *session, reason wire.DropReason)
 		d.edge.stats.delivered--
 		d.edge.stats.bytes -= d.bytes
 		c.drops.add(d.edge, pathBrokered, reason, dropped{
-			count: 1, bytes: d.bytes, seqFirst: d.seq, seqLast: d.seq,
+			sender: d.sender, count: 1, bytes: d.bytes, seqFirst: d.seq, seqLast: d.seq,
 			age: max(0, time.Duration(now.UnixNano()-d.timeNS)),
 		})
 	}

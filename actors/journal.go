@@ -114,6 +114,7 @@ func dropFields(r *wire.DropRecord) []zap.Field {
 		zap.Int("queue_size", r.QueueSize),
 		zap.Float64("age_max_ms", r.AgeMaxMS),
 		zap.String("path", r.Path),
+		zap.Uint64("sender_session", r.Sender),
 	}
 }
 

@@ -104,6 +104,7 @@ func (c *core) laneDrops(l *edgeLane, reason wire.DropReason, d dropped, total u
 		b.gone += more
 	}
 	l.edge.stats.unlogged -= d.count
+	d.sender = l.sender.sess.connID()
 	c.drops.add(l.edge, pathLane, reason, d)
 	c.drops.confirm(l.edge, reason, l.keeper, total)
 }
@@ -131,14 +132,14 @@ func (c *core) settleBooks(l *edgeLane) {
 		// Counters that cannot be trusted: what became of them, nobody can tell.
 		l.books.gone += n
 		l.books.logged += n
-		c.drops.add(l.edge, pathLane, wire.DropBadDescriptor, dropped{count: n})
+		c.drops.add(l.edge, pathLane, wire.DropBadDescriptor, dropped{sender: l.sender.sess.connID(), count: n})
 	}
 }
 
 // closeBooks is called when a lane ends: what is gone has been logged by then.
 func (c *core) closeBooks(l *edgeLane) {
 	if b := &l.books; b.gone > b.logged {
-		c.drops.add(l.edge, pathLane, wire.DropQueueFull, dropped{count: b.gone - b.logged})
+		c.drops.add(l.edge, pathLane, wire.DropQueueFull, dropped{sender: l.sender.sess.connID(), count: b.gone - b.logged})
 		l.edge.stats.unlogged -= b.gone - b.logged
 		b.logged = b.gone
 	}

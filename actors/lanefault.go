@@ -80,7 +80,7 @@ func (c *core) lostOnLane(l *edgeLane, received bool, m *wire.LaneFault) {
 	}
 	e.stats.published += fresh
 	e.lost += m.Count
-	c.drops.add(e, pathLane, m.Reason, dropped{count: m.Count, bytes: m.Bytes, seqFirst: m.SeqFirst, seqLast: m.SeqLast})
+	c.drops.add(e, pathLane, m.Reason, dropped{sender: l.sender.sess.connID(), count: m.Count, bytes: m.Bytes, seqFirst: m.SeqFirst, seqLast: m.SeqLast})
 }
 
 // laneHeld is a sender whose slots a receiver holds for too long. They stay as

@@ -180,7 +180,7 @@ func (e *edge) popQueue() *message {
 func (c *core) drop(now time.Time, e *edge, m *message, reason wire.DropReason) {
 	e.lost++
 	c.drops.add(e, pathBrokered, reason, dropped{
-		count: 1, bytes: m.length, seqFirst: m.seq, seqLast: m.seq,
+		sender: m.sender.connID(), count: 1, bytes: m.length, seqFirst: m.seq, seqLast: m.seq,
 		age: max(0, time.Duration(now.UnixNano()-m.timeNS)),
 	})
 	c.unref(m)
@@ -275,7 +275,7 @@ func (c *core) sendFailed(now time.Time, s *session, m *wire.SendFailed) *wire.E
 		} else {
 			e.lost += m.Count
 		}
-		c.drops.add(e, via, m.Reason, dropped{count: m.Count, bytes: m.Bytes, seqFirst: m.SeqFirst, seqLast: m.SeqLast})
+		c.drops.add(e, via, m.Reason, dropped{sender: s.id, count: m.Count, bytes: m.Bytes, seqFirst: m.SeqFirst, seqLast: m.SeqLast})
 	}
 	return nil
 }

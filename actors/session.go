@@ -79,6 +79,7 @@ type session struct {
 // delivery is one item that the node has not yet reported as consumed.
 type delivery struct {
 	edge     *edge
+	sender   ConnID
 	seq      wire.Seq
 	bytes    uint64 // of payload
 	inline   uint64 // of payload and metadata that travelled in the frame
@@ -86,6 +87,14 @@ type delivery struct {
 	rejected bool // and counted as dropped
 	// counted says that the item takes up room in edge.out.
 	counted bool
+}
+
+// connID names a session in the log; 0 for none.
+func (s *session) connID() ConnID {
+	if s == nil {
+		return 0
+	}
+	return s.id
 }
 
 // region is one leased shared memory region.

@@ -145,4 +145,5 @@ type DropRecord struct {
 	QueueSize int       `json:"queue_size"`
 	AgeMaxMS  float64   `json:"age_max_ms"`
 	Path      string    `json:"path"`
+	Sender    uint64    `json:"sender_session"` // session of whom these numbers are; 0: a total, a timer, or one that this broker does not know
 }

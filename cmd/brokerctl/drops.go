@@ -138,6 +138,7 @@ type dropLine struct {
 	QueueSize int       `json:"queue_size"`
 	AgeMaxMS  float64   `json:"age_max_ms"`
 	Path      string    `json:"path"`
+	Sender    uint64    `json:"sender_session"`
 }
 
 func (t *tool) writeDrop(r wire.DropRecord) error {
@@ -146,7 +147,7 @@ func (t *tool) writeDrop(r wire.DropRecord) error {
 			Level: "warn", Time: r.Time, Logger: "drop", Message: "message dropped",
 			Dataflow: r.Dataflow, From: r.From, To: r.To, Reason: r.Reason, Policy: r.Policy,
 			Count: r.Count, Total: r.Total, Bytes: r.Bytes, SeqFirst: r.SeqFirst, SeqLast: r.SeqLast,
-			QueueSize: r.QueueSize, AgeMaxMS: r.AgeMaxMS, Path: r.Path,
+			QueueSize: r.QueueSize, AgeMaxMS: r.AgeMaxMS, Path: r.Path, Sender: r.Sender,
 		})
 	}
 	seq := fmt.Sprintf("seq %d", r.SeqLast)
