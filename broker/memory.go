@@ -100,7 +100,23 @@ func (b *Broker) openMemory() memory {
 		b.log.Warn("no shared memory: all payloads travel through the sockets", zap.Error(err))
 		return noMemory{instance: newInstance()}
 	}
+	b.checkSpace()
 	return sharedMemory{a}
+}
+
+// smallShmBytes is what containers have of shared memory unless told otherwise:
+// ten frames of a camera.
+const smallShmBytes = 64 << 20
+
+// checkSpace warns of what would else be noticed by the first large message.
+func (b *Broker) checkSpace() {
+	size, free, err := alloc.Space()
+	if err != nil || size > smallShmBytes && free >= b.cfg.TotalBytes {
+		return
+	}
+	b.log.Warn("little shared memory: large messages may get none", zap.String("directory", shmpool.Dir),
+		zap.Uint64("size_bytes", size), zap.Uint64("free_bytes", free), zap.Uint64("shm_limit_bytes", b.cfg.TotalBytes),
+		zap.Uint64("shm_node_limit_bytes", b.cfg.NodeBytes))
 }
 
 // startRouter starts the actors. addr is where nodes reach the broker.

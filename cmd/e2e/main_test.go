@@ -74,7 +74,7 @@ var build struct {
 func brokerdPath(t *testing.T) string {
 	t.Helper()
 	build.once.Do(func() {
-		if build.path = os.Getenv(tinyEnv); build.path != "" {
+		if build.path = os.Getenv(ownShmEnv); build.path != "" {
 			return // the test that started this one has made it
 		}
 		if build.dir, build.err = os.MkdirTemp("", "brokerd-e2e-"); build.err != nil {

@@ -8,10 +8,8 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -362,14 +360,9 @@ func TestShrunkRegion(t *testing.T) {
 		"the message is lost to the remote node, which goes on with the next one", shown(unread, "from", "to")+"\n"+shown(dropped, "to", "reason", "count"))
 }
 
-// tinyEnv tells the test binary that it runs over a tiny /dev/shm.
-const tinyEnv = "TEST_TINY_SHM"
-
 // A full /dev/shm is an error in words, not a SIGBUS.
 func TestFullShm(t *testing.T) {
-	if os.Getenv(tinyEnv) == "" {
-		t.Parallel()
-		inTinyShm(t)
+	if !inShm(t, "size=16m", "", "/dev/shm is full") {
 		return
 	}
 	w := newWorld(t, farFlow, "--shm-limit", "1GiB", "--shm-node-limit", "1GiB")
@@ -389,16 +382,12 @@ func TestFullShm(t *testing.T) {
 		return nil
 	})
 	// Somebody else fills what is left, under a message that is being written.
-	if out, err := exec.Command("/bin/sh", "-c", "dd if=/dev/zero of=/dev/shm/filler bs=64k 2>/dev/null; true").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	shell(t, fillShm)
 	full := source.send(order{Output: "frames", Sizes: []int{mib, 3 * mib, 40}, Count: 30, Every: 10 * time.Millisecond})
 	if full.Sent < 10 || full.NoMemory == 0 {
 		t.Errorf("with a full /dev/shm: %+v", full)
 	}
-	if err := os.Remove("/dev/shm/filler"); err != nil {
-		t.Fatal(err)
-	}
+	shell(t, emptyShm)
 	// The first may still get the answer to what was asked before there was room.
 	source.send(order{Output: "frames", Sizes: []int{3 * mib}, Count: 1})
 	after := source.send(order{Output: "frames", Sizes: []int{3 * mib}, Count: 5, Every: 20 * time.Millisecond})
@@ -406,45 +395,5 @@ func TestFullShm(t *testing.T) {
 		t.Errorf("with memory again: %+v", after)
 	}
 	bystanders.check()
-	fmt.Printf("%s`ErrNoMemory`: %s. Messages that need no new memory go on\x1f%s\n", tinyMark, numbers(s.NoMemoryText), shown(denied, "node"))
-}
-
-const tinyMark = "observed: "
-
-// inTinyShm runs the test once more, in a mount namespace of its own in which
-// /dev/shm has 16 MiB.
-func inTinyShm(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	brokerd := brokerdPath(t)
-	cmd := exec.Command("/bin/sh", "-c", `mount -t tmpfs -o size=16m,mode=1777 tmpfs /dev/shm || exit 77; exec "$0" -test.run '^TestFullShm$' -test.v`, self)
-	cmd.Env = append(os.Environ(), tinyEnv+"="+brokerd)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	out, err := combinedOutput(cmd)
-	if errors.Is(err, syscall.EPERM) || cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == 77 {
-		t.Skipf("no mount namespace of our own: %v %s", err, out)
-	}
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	_, text, ok := strings.Cut(out, tinyMark)
-	text, _, _ = strings.Cut(text, "\n")
-	seen, logged, found := strings.Cut(text, "\x1f")
-	if !ok || !found {
-		t.Fatalf("nothing observed:\n%s", out)
-	}
-	observe(t, "/dev/shm is full", seen, logged)
-}
-
-// combinedOutput is that of exec.Cmd, for startProcess.
-func combinedOutput(cmd *exec.Cmd) (string, error) {
-	var out lockedBuffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := startProcess(cmd); err != nil {
-		return "", err
-	}
-	err := cmd.Wait()
-	return out.String(), err
+	tellObserved("`ErrNoMemory`: "+numbers(s.NoMemoryText)+". Messages that need no new memory go on", shown(denied, "node"))
 }

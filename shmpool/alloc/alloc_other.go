@@ -75,5 +75,5 @@ func Sweep(string) (Swept, error) { return Swept{}, nil }
 // SweepInstances finds nothing.
 func SweepInstances(string, []string, bool) (Swept, error) { return Swept{}, nil }
 
-// Free returns shmpool.ErrUnsupported.
-func Free() (availableBytes uint64, err error) { return 0, shmpool.ErrUnsupported }
+// Space returns shmpool.ErrUnsupported.
+func Space() (size, free uint64, err error) { return 0, 0, shmpool.ErrUnsupported }

@@ -103,6 +103,11 @@ func (a *Allocator) fill(probe *object) error {
 	content := make([]byte, probeNonceOffset+probeNonceBytes)
 	copy(content, probeText)
 	copy(content[probeNonceOffset:], a.nonce)
+	// As for a region, so that a file system which cannot reserve memory is found
+	// out here, and not by every node that asks for some.
+	if err := probe.fallocate(uint64(len(content))); err != nil {
+		return err
+	}
 	if err := probe.writeAt(content, 0); err != nil {
 		return err
 	}

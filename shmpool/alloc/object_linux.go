@@ -31,6 +31,9 @@ func createObject(name string) (*object, error) {
 		o.fd, err = unix.Open(o.path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		return err
 	})
+	if errors.Is(err, unix.ENOSPC) {
+		return nil, o.noFile()
+	}
 	if err != nil {
 		return nil, o.errorf("create", err)
 	}
@@ -62,7 +65,7 @@ func (o *object) stat() (unix.Stat_t, error) {
 func (o *object) allocate(bytes uint64) error {
 	// A request that cannot succeed would fill the file system first, and starve
 	// everyone else in it, before it fails and gives all back.
-	if free, err := Free(); err == nil && free < bytes {
+	if _, free, err := Space(); err == nil && free < bytes {
 		return o.full(bytes)
 	}
 	return o.fallocate(bytes)
@@ -92,6 +95,17 @@ func (o *object) full(bytes uint64) error {
 	return fmt.Errorf("alloc: %w: %s asked, %s free of %s in %s: enlarge it (mount -o remount,size=..., "+
 		"docker run --shm-size), or lower the broker's limit: %w",
 		ErrFull, shmpool.FormatBytes(bytes), free, size, shmpool.Dir, unix.ENOSPC)
+}
+
+// noFile says that not even an empty file has room. A tmpfs may have a limit of
+// files beside the one of bytes, which df does not show unless asked.
+func (o *object) noFile() error {
+	st, err := statfs()
+	if err != nil || st.Files == 0 || st.Ffree > 0 {
+		return o.full(0)
+	}
+	return fmt.Errorf("alloc: %w: none of the %d files that %s may have is left: "+
+		"allow more (mount -o remount,nr_inodes=...), see df -i: %w", ErrFull, st.Files, shmpool.Dir, unix.ENOSPC)
 }
 
 func (o *object) writeAt(p []byte, offset int64) error {
@@ -192,15 +206,16 @@ func statfs() (unix.Statfs_t, error) {
 	return st, nil
 }
 
-// Free returns how many bytes are left in the shared memory file system. One that
-// is mounted without a limit of its own has math.MaxUint64 left.
-func Free() (availableBytes uint64, err error) {
+// Space returns the size of the shared memory file system and how much of it is
+// left, in bytes. Of one that is mounted without a limit of its own both are
+// math.MaxUint64.
+func Space() (size, free uint64, err error) {
 	st, err := statfs()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if st.Blocks == 0 { // tmpfs with size=0
-		return math.MaxUint64, nil
+		return math.MaxUint64, math.MaxUint64, nil
 	}
-	return st.Bavail * uint64(st.Bsize), nil
+	return st.Blocks * uint64(st.Bsize), st.Bavail * uint64(st.Bsize), nil
 }
