@@ -147,7 +147,7 @@ func (a *acceptor) enrolling() time.Time {
 // admit makes a session of a connection, or refuses it.
 func (a *acceptor) admit(conn net.Conn) {
 	srv := a.srv
-	if n := srv.count(); n >= srv.connectionsMax {
+	if n := srv.count(); n >= srv.connectionsMax && !srv.pushOut(time.Now()) {
 		a.refuse(conn, wire.Errorf(wire.CodeTooManyConnections, "there are %d connections, which is the limit", n))
 		return
 	}
@@ -160,7 +160,7 @@ func (a *acceptor) admit(conn net.Conn) {
 	remote := conn.RemoteAddr().String()
 	tune(conn)
 	a.lastID++
-	s := newSession(srv, a.lastID, remote)
+	s := newSession(srv, a.lastID, conn.RemoteAddr())
 	srv.add(s)
 	a.enrollStart.Store(s.opened.UnixNano())
 	_, err := srv.engine.EnrollContext(conn, s) // closes conn, whatever comes of it

@@ -30,9 +30,8 @@ type Config struct {
 	Listener net.Listener
 	// HTTP is the host:port of /metrics, /livez, /readyz and /status. Empty: off.
 	HTTP string
-	// AuthToken is what every Hello must carry. Empty: anyone who can connect
-	// is let in; Validate then wants a loopback address, or Insecure.
-	AuthToken []byte
+	// Credentials say who is let in.
+	Credentials
 	// Insecure allows a Listen address that other machines reach, without a token.
 	Insecure bool
 	// Flows are the dataflows that are served from the start.
@@ -164,12 +163,7 @@ func (c *Config) Validate() error {
 			bad("listen: %q is not host:port", c.Listen)
 		}
 	}
-	if len(c.AuthToken) == 0 && !c.Insecure && !isLoopback(c.listenAddr()) {
-		bad("listen: %s can be reached from other machines: an auth token is needed, or insecure", c.listenAddr())
-	}
-	if len(c.AuthToken) > wire.AuthBytesMax {
-		bad("auth token: %d bytes, the limit is %d", len(c.AuthToken), wire.AuthBytesMax)
-	}
+	c.validateCredentials(bad)
 	if c.HTTP != "" {
 		if _, _, err := net.SplitHostPort(c.HTTP); err != nil {
 			bad("http: %q is not host:port", c.HTTP)
@@ -246,22 +240,4 @@ func (c *Config) validateMemory(bad func(string, ...any)) {
 	if c.RegionsMax < 1 {
 		bad("regions_max: %d, at least 1 is needed", c.RegionsMax)
 	}
-}
-
-func (c *Config) listenAddr() string {
-	if c.Listener != nil {
-		return c.Listener.Addr().String()
-	}
-	return c.Listen
-}
-
-// isLoopback reports whether only this machine can reach the address. Of names
-// only localhost is trusted: others may resolve to anything later.
-func isLoopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

@@ -9,10 +9,6 @@ import (
 	"github.com/brokerd/brokerd/wire"
 )
 
-// authFailureDelay is how long the answer to a wrong token is held back, so that
-// guessing takes time. The connection counts against the limit meanwhile.
-const authFailureDelay = time.Second
-
 // handshake checks a message that comes before Established. If it returns nil
 // the message is for the router.
 func (s *session) handshake(kind wire.Kind, body []byte) error {
@@ -65,19 +61,45 @@ func (s *session) hello(body []byte) error {
 	if _, err := wire.Negotiate(hello); err != nil {
 		return err
 	}
-	if !s.srv.auth.accepts(hello.Auth) {
-		s.authFailed.Store(time.Now().UnixNano())
-		return errSessionEnds // the minder answers, later
+	if err := s.authenticate(hello.Auth); err != nil {
+		return err
 	}
 	s.announced, s.control = true, hello.Role == wire.RoleControl
 	s.srv.router.Post(actors.ConnEvent{Type: actors.ConnOpened, ID: s.id, Conn: s})
 	return nil
 }
 
-// refuseAuth is the delayed answer to a wrong token.
-func (s *session) refuseAuth() {
-	s.fail(wire.Errorf(wire.CodeAuth, "wrong or missing token"))
+// authenticate checks the token of a Hello. The answer to a wrong one is the
+// minder's, later.
+func (s *session) authenticate(token []byte) error {
+	auth := s.srv.auth.Load()
+	if !auth.required {
+		return nil
+	}
+	now := time.Now()
+	v, delay := s.srv.guard.judge(now, s.from, auth.accepts(token))
+	switch v {
+	case admitted:
+		return nil
+	case unseen:
+		s.srv.counters.unseen.Add(1)
+		return wire.Errorf(wire.CodeTooManyConnections, "too many wrong tokens from %s lately; try again", s.from.Addr())
+	}
+	// At once: one who guesses does not wait for the answer.
+	s.srv.counters.auth.Add(1)
+	s.noteEnd(errWrongToken)
+	s.penalised = true
+	if n := s.srv.penalised.Add(1); n > int64(max(1, s.srv.connectionsMax/penaltyShare)) {
+		return errWrongToken // its place is needed for others
+	}
+	s.refusal.Store(now.Add(delay).UnixNano())
+	return errSessionEnds
 }
+
+var errWrongToken = wire.Errorf(wire.CodeAuth, "wrong or missing token")
+
+// refuseAuth is the delayed answer to a wrong token.
+func (s *session) refuseAuth() { s.fail(errWrongToken) }
 
 // authenticator compares tokens. Both sides are hashed first, so that the time
 // it takes tells nothing about the length either.
@@ -86,14 +108,11 @@ type authenticator struct {
 	required bool
 }
 
-func newAuthenticator(token []byte) authenticator {
-	return authenticator{wanted: sha256.Sum256(token), required: len(token) > 0}
+func newAuthenticator(token []byte) *authenticator {
+	return &authenticator{wanted: sha256.Sum256(token), required: len(token) > 0}
 }
 
 func (a *authenticator) accepts(token []byte) bool {
-	if !a.required {
-		return true
-	}
 	shown := sha256.Sum256(token)
 	return subtle.ConstantTimeCompare(shown[:], a.wanted[:]) == 1
 }

@@ -148,6 +148,15 @@ func TestLimitsAreDocumented(t *testing.T) {
 			t.Errorf("not there: %s", row)
 		}
 	}
+	for _, row := range []string{
+		fmt.Sprintf("| wrong tokens of one address | %d at once, %d a second |", wrongTokensBurst, wrongTokensPerSecond),
+		fmt.Sprintf("| addresses whose wrong tokens are remembered | %d |", suspectsMax),
+		fmt.Sprintf("within %d ms is pushed out", strangerSafe.Milliseconds()),
+	} {
+		if !strings.Contains(string(page), row) {
+			t.Errorf("not there: %s", row)
+		}
+	}
 	fixed := fmt.Sprintf("has %.0f s to read what is\nleft for it; one event loop reads all sockets, at most %d KiB", cfg.LingerTimeout.Seconds(), cfg.ReadBytes>>10)
 	if cfg.EventLoops != 1 || !strings.Contains(string(page), fixed) {
 		t.Errorf("not there: %s", fixed)

@@ -87,7 +87,7 @@ func (m *minder) tick(now time.Time) {
 func (m *minder) mind(now time.Time, s *session) {
 	cfg := m.srv.cfg
 	state := s.out.look(false)
-	authFailed := s.authFailed.Load()
+	refusal := s.refusal.Load()
 	if !s.established.Load() || state.finishing && !state.ended || state.queued > 0 {
 		m.quiet = false
 	}
@@ -97,8 +97,8 @@ func (m *minder) mind(now time.Time, s *session) {
 		if now.After(state.deadline) {
 			s.out.cut(nil)
 		}
-	case authFailed != 0:
-		if now.UnixNano()-authFailed >= int64(authFailureDelay) {
+	case refusal != 0:
+		if now.UnixNano() >= refusal {
 			s.refuseAuth()
 		}
 	case !s.established.Load():

@@ -134,10 +134,11 @@ func (b *Broker) startSockets(p *parts, listener net.Listener, budget fileBudget
 	}
 	p.reports = newReporter(b.log)
 	p.srv = &server{
-		cfg: &b.cfg, reports: p.reports, counters: &p.counters, auth: newAuthenticator(b.cfg.AuthToken),
+		cfg: &b.cfg, reports: p.reports, counters: &p.counters, guard: newGuard(),
 		router: p.router, flusher: p.flusher, connectionsMax: budget.connections,
 		sessions: make(map[actors.ConnID]*session),
 	}
+	p.srv.auth.Store(newAuthenticator(b.cfg.AuthToken))
 	engine, err := gnet.NewClient(p.srv,
 		gnet.WithNumEventLoop(b.cfg.EventLoops),
 		gnet.WithReadBufferCap(b.cfg.ReadBytes),
@@ -364,6 +365,7 @@ func (b *Broker) connectionCounters() connectionCounters {
 	n := &p.counters
 	return connectionCounters{
 		Accepted: n.accepted.Load(), Refused: n.refused.Load(), AuthFailures: n.auth.Load(),
+		AuthUnseen: n.unseen.Load(), PushedOut: n.pushed.Load(),
 		HandshakeTimeouts: n.handshake.Load(),
 		SlowCutOffs:       n.slow.Load(), Silent: n.silent.Load(),
 	}

@@ -24,7 +24,8 @@ type server struct {
 	// Immutable.
 	cfg     *Config
 	reports *reporter
-	auth    authenticator
+	auth    atomic.Pointer[authenticator]
+	guard   *guard
 	router  router
 	flusher *flusher
 	engine  *gnet.Client
@@ -34,26 +35,28 @@ type server struct {
 	counters *counters
 	stopping atomic.Bool // connections that end now end because of us
 	failures logLimiter
+	// penalised counts the connections that have shown a wrong token.
+	penalised atomic.Int64
 
-	mu       sync.Mutex
-	sessions map[actors.ConnID]*session
-	emptied  chan struct{} // not nil: to be closed when the last session is gone
+	mu        sync.Mutex
+	sessions  map[actors.ConnID]*session
+	strangers strangers
+	emptied   chan struct{} // not nil: to be closed when the last session is gone
 }
 
 // counters of what the router never gets to see.
 type counters struct {
-	accepted, refused, auth, protocol, handshake, slow, silent atomic.Uint64
+	accepted, refused, auth, unseen, pushed, protocol, handshake, slow, silent atomic.Uint64
 }
 
 // note counts a connection that a session has ended.
 func (n *counters) note(code wire.Code) {
 	switch code {
-	case wire.CodeAuth:
-		n.auth.Add(1)
 	case wire.CodeHandshakeTimeout:
 		n.handshake.Add(1)
 	case wire.CodeTimeout:
 		n.silent.Add(1)
+	case wire.CodeAuth, wire.CodeTooManyConnections: // counted where they were found
 	default:
 		n.protocol.Add(1)
 	}
@@ -92,12 +95,17 @@ func (srv *server) add(s *session) {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	srv.sessions[s.id] = s
+	srv.strangers.add(s)
 }
 
 func (srv *server) remove(s *session) {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	delete(srv.sessions, s.id)
+	srv.strangers.remove(s)
+	if s.pushed {
+		srv.strangers.pushing--
+	}
 	if len(srv.sessions) == 0 && srv.emptied != nil {
 		close(srv.emptied)
 		srv.emptied = nil

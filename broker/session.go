@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +41,7 @@ type session struct {
 	srv    *server
 	id     actors.ConnID
 	remote string
+	from   netip.Prefix // whom its wrong tokens are charged to
 	opened time.Time
 	out    outbox
 
@@ -54,6 +57,7 @@ type session struct {
 	control   bool // the peer asks questions only: Hello said so
 	adopting  bool // Attach said that an Adopt is the next thing to come
 	goodbye   bool // the peer has sent Bye
+	penalised bool // it has shown a wrong token
 
 	// Shared.
 	attached    atomic.Bool // a loop has taken it
@@ -70,14 +74,19 @@ type session struct {
 	// Session and router may find a reason at the same time; one is enough.
 	ended atomic.Bool
 
-	// authFailed is when a wrong token was shown, in Unix nanoseconds; the answer
-	// is held back a while. Written by the loop, read by the minder.
-	authFailed atomic.Int64
+	// refusal is when to answer a wrong token that was shown, in Unix nanoseconds; 0:
+	// there was none. Written by the loop, read by the minder.
+	refusal atomic.Int64
+
+	// older and newer are its neighbours among the strangers. Guarded by srv.mu.
+	older, newer *session
+	stranger     bool // it is one of them
+	pushed       bool // and has been pushed out
 }
 
-func newSession(srv *server, id actors.ConnID, remote string) *session {
+func newSession(srv *server, id actors.ConnID, remote net.Addr) *session {
 	s := &session{
-		srv: srv, id: id, remote: remote, opened: time.Now(),
+		srv: srv, id: id, remote: remote.String(), from: origin(remote), opened: time.Now(),
 		dec: wire.NewDecoder(), enc: wire.NewEncoder(),
 	}
 	s.heard.Store(s.opened.UnixNano())
@@ -157,6 +166,7 @@ func (s *session) noteSlow(waiting uint64, waited time.Duration) {
 func (s *session) Established(local bool) {
 	s.local.Store(local)
 	s.established.Store(true)
+	s.srv.acquainted(s)
 }
 
 // Close implements actors.Conn.
@@ -201,7 +211,7 @@ func (s *session) frameBytesMax() uint64 {
 func (s *session) traffic() {
 	data, _ := s.conn.Next(-1) // all there is; fails only for more than there is
 	s.alive()
-	if s.out.ending() || s.authFailed.Load() != 0 {
+	if s.out.ending() || s.refusal.Load() != 0 {
 		return // what a refused peer still says is read only to be thrown away
 	}
 	err := s.in.feed(data)
@@ -323,6 +333,9 @@ func (s *session) peerError(body []byte) error {
 func (s *session) closed(err error) {
 	reason, ours := s.out.detach()
 	s.srv.remove(s)
+	if s.penalised {
+		s.srv.penalised.Add(-1)
+	}
 	switch {
 	case ours || s.goodbye:
 	case s.srv.stopping.Load():

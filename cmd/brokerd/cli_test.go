@@ -14,6 +14,11 @@ func TestExitStatusAndText(t *testing.T) {
 	dir := t.TempDir()
 	token := filepath.Join(dir, "empty-token")
 	writeFile(t, token, " \n")
+	everybodys := filepath.Join(dir, "everybodys-token")
+	writeFile(t, everybodys, "0123456789abcdef")
+	if err := os.Chmod(everybodys, 0o666); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -36,6 +41,7 @@ func TestExitStatusAndText(t *testing.T) {
 		"no such config":     {[]string{"--config", filepath.Join(dir, "none.yaml")}, 78, "no such file"},
 		"no such dataflow":   {[]string{"--dataflow", filepath.Join(dir, "none.yml")}, 78, "no such file"},
 		"empty token":        {[]string{"--auth-token-file", token}, 78, "is empty"},
+		"everybody's token":  {[]string{"--auth-token-file", everybodys}, 78, "anybody can replace the token"},
 		"quota over limit":   {[]string{"--shm-limit", "1MiB", "--shm-node-limit", "2MiB", "--shm-cache", "0"}, 78, "shm_node_limit"},
 		"group without mode": {[]string{"--shm-group", "0"}, 78, "shm_mode 0660"},
 		"no such group":      {[]string{"--shm-group", "no-such-group", "--shm-mode", "0660"}, 78, "no-such-group"},

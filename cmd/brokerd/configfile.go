@@ -25,7 +25,7 @@ const configBytesMax = 64 << 10
 // one), and all problems come with their places, in the same form as those of
 // dataflow files.
 func readConfigFile(path string, options []option) (layer, error) {
-	data, err := readBounded(path, configBytesMax)
+	data, _, err := readBounded(path, configBytesMax)
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	}
@@ -37,20 +37,25 @@ func readConfigFile(path string, options []option) (layer, error) {
 	return reader.found, nil
 }
 
-func readBounded(path string, bytesMax int64) ([]byte, error) {
+// readBounded reads a whole file, and the mode of the very file that it has read.
+func readBounded(path string, bytesMax int64) ([]byte, os.FileMode, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
 	data, err := io.ReadAll(io.LimitReader(file, bytesMax+1))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if int64(len(data)) > bytesMax {
-		return nil, fmt.Errorf("%s is longer than %s", path, formatBytes(uint64(bytesMax)))
+		return nil, 0, fmt.Errorf("%s is longer than %s", path, formatBytes(uint64(bytesMax)))
 	}
-	return data, nil
+	return data, info.Mode(), nil
 }
 
 type configReader struct {

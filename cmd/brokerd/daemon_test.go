@@ -163,6 +163,9 @@ func TestWrongDataflowStartsNothing(t *testing.T) {
 func TestToken(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
 	writeFile(t, token, "open sesame\n")
+	if err := os.Chmod(token, 0o604); err != nil {
+		t.Fatal(err)
+	}
 	p := start(t, nil, "--listen", "0.0.0.0:0", "--auth-token-file", token)
 	_, port, err := net.SplitHostPort(p.listening())
 	if err != nil {
@@ -176,12 +179,45 @@ func TestToken(t *testing.T) {
 			t.Errorf("token %q: %v", wrong, err)
 		}
 	}
+	// Another token, by SIGHUP; a file that will not do changes nothing.
+	renewed := []byte("0123456789abcdef0123456789abcdef")
+	for _, step := range []struct {
+		content, said string
+		mode          os.FileMode
+	}{
+		{"", "reload refused, the credentials stay as they are", 0o600},
+		{"anything", "reload refused, the credentials stay as they are", 0o602},
+		{string(renewed) + "\n", "reloaded", 0o600},
+	} {
+		seen := len(p.log())
+		writeFile(t, token, step.content)
+		if err := os.Chmod(token, step.mode); err != nil {
+			t.Fatal(err)
+		}
+		p.signal(syscall.SIGHUP)
+		p.logged(seen, step.said)
+		p.logged(seen, "reloaded") // the dataflows, all the same
+		if step.mode == 0o600 && step.content != "" {
+			break
+		}
+		askStatus(t, control.Config{Addr: addr, AuthToken: []byte("open sesame")})
+	}
+	askStatus(t, control.Config{Addr: addr, AuthToken: renewed})
+	if _, err := control.Dial(t.Context(), control.Config{Addr: addr, AuthToken: []byte("open sesame")}); !errors.Is(err, wire.ErrAuth) {
+		t.Errorf("with the old token: %v", err)
+	}
 	p.signal(syscall.SIGTERM)
 	if code := p.exit(); code != cli.ExitOK {
 		t.Errorf("exit status %d", code)
 	}
-	if text := strings.Join(p.log(), "\n"); strings.Contains(text, "sesam") {
-		t.Error("the token is in the log")
+	text := strings.Join(p.log(), "\n")
+	if strings.Contains(text, "sesam") || strings.Contains(text, string(renewed)) {
+		t.Error("a token is in the log")
+	}
+	for _, warning := range []string{"everybody on this machine can read the token", "can be guessed"} {
+		if !strings.Contains(text, warning) {
+			t.Errorf("no warning that %s", warning)
+		}
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/brokerd/brokerd/dataflow"
 )
 
-// reload reads the dataflow files again and puts them in force. If anything is
-// wrong with any of them, all stays as it is.
+// reload reads the files again: the token, and the dataflows. If anything is wrong
+// with one of these two, it stays as it is, and the other is renewed all the same.
 func (s *service) reload() {
 	s.notifier.reloading()
 	// Also after a failure: the service is up, with what it had.
@@ -18,6 +18,7 @@ func (s *service) reload() {
 		s.notifier.reloaded()
 		s.tellStatus()
 	}()
+	s.renew()
 	flows, warnings, err := loadFlows(s.config.Dataflows, s.config.Strict)
 	logWarnings(s.log, warnings)
 	if err != nil {
@@ -37,6 +38,20 @@ func (s *service) reload() {
 	}
 	// What the changes are, the broker has logged.
 	s.log.Info("reloaded", zap.Int("dataflows", len(flows)), zap.Int("changes", len(changes)))
+}
+
+// renew puts in force what the token file holds now.
+func (s *service) renew() {
+	credentials, warnings, err := s.config.credentials()
+	for _, warning := range warnings {
+		s.log.Warn("odd configuration", zap.String("warning", warning))
+	}
+	if err == nil {
+		err = s.broker.Renew(credentials)
+	}
+	if err != nil {
+		s.log.Error("reload refused, the credentials stay as they are", zap.Error(err))
+	}
 }
 
 func logWarnings(log *zap.Logger, warnings []dataflow.Warning) {

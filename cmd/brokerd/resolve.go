@@ -16,9 +16,8 @@ import (
 // came from.
 type effective struct {
 	settings
-	file     string            // the configuration file; empty: none
-	origins  map[string]string // by key
-	warnings []string
+	file    string            // the configuration file; empty: none
+	origins map[string]string // by key
 }
 
 const originDefault = "default"

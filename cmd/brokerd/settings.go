@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os/user"
@@ -21,6 +20,8 @@ type settings struct {
 	ShmGroup      string // name or number; empty: the group of the process
 	LogFormat     string
 	LogLevel      string
+
+	warnings []string // what is odd, and no error
 }
 
 // defaultSettings are those of the broker package, with sizes that depend on the
@@ -135,18 +136,19 @@ func (s *settings) options() []option {
 }
 
 // brokerConfig is what the broker package takes. It reads the token file and
-// looks up the group; the error joins everything that is wrong.
+// looks up the group; the error joins everything that is wrong. What is only odd
+// goes to the warnings.
 func (s *settings) brokerConfig() (broker.Config, error) {
 	config := s.Config
 	config.Version = versionText()
 	var wrong []error
-	if s.AuthTokenFile != "" {
-		token, err := readToken(s.AuthTokenFile)
-		if err != nil {
-			wrong = append(wrong, fmt.Errorf("auth_token_file: %w", err))
-		}
-		config.AuthToken = token
-	} else if !isLoopback(s.Listen) && !s.Insecure {
+	credentials, warnings, err := s.credentials()
+	if err != nil {
+		wrong = append(wrong, err)
+	}
+	s.warnings = append(s.warnings, warnings...)
+	config.Credentials = credentials
+	if s.AuthTokenFile == "" && !isLoopback(s.Listen) && !s.Insecure {
 		// The broker package would refuse it too, but knows no flags to name.
 		return config, fmt.Errorf("listen: %s can be reached from other machines, and whoever reaches it reads and sends messages; "+
 			"give --auth-token-file FILE, or --insecure if that is meant", s.Listen)
@@ -167,24 +169,6 @@ func (s *settings) brokerConfig() (broker.Config, error) {
 		}
 	}
 	return config, errors.Join(wrong...)
-}
-
-// tokenFileBytesMax is more than a token may have, so that a file which is too
-// long is told from one that is not.
-const tokenFileBytesMax = 64 << 10
-
-// readToken reads a token file. White space around the token does not belong to
-// it: editors and echo end a file with a newline.
-func readToken(path string) ([]byte, error) {
-	data, err := readBounded(path, tokenFileBytesMax)
-	if err != nil {
-		return nil, err
-	}
-	token := bytes.TrimSpace(data)
-	if len(token) == 0 {
-		return nil, fmt.Errorf("%s is empty", path)
-	}
-	return token, nil
 }
 
 func groupID(name string) (int, error) {
