@@ -18,18 +18,31 @@ var ErrTooManyRegions = errors.New("too many regions mapped")
 
 // Cache is a receiver's set of mappings, one per region for as long as
 // the broker announces it, and not one per message. A region that is closed
-// while views of it are held is unmapped with the last of them. It is not safe
-// for concurrent use.
+// while views of it are held is unmapped with the last of them. What a view shows
+// can be moved to private memory: see Move. It is not safe for concurrent use.
 type Cache struct {
 	regions map[wire.RegionID]*cachedRegion
 	last    *cachedRegion // the region of the last View; most come in runs
 	closing int           // closed regions that wait for their last view
+
+	retired int    // mappings that another one has taken the place of, and that wait for their last view
+	private uint64 // bytes of views that were moved
+	pieces  int    // of private memory within mappings
+	move    *Move  // under way
 }
 
+// cachedRegion is one mapping of a region. There are several of the same region
+// when views of older ones were moved.
 type cachedRegion struct {
 	mapping *Mapping
+	closed  bool // it is not in Cache.regions: there are no new views
+	retired bool // because another mapping has taken its place
 	views   int
-	closed  bool
+	shared  int     // of these, views that need the region's own memory and ledger
+	slots   []int32 // views of each slot
+
+	private pageSet // pages that were replaced by private memory
+	pieces  int
 }
 
 // Ref keeps a region mapped. Each Ref that View returns is good for one Release;
@@ -37,13 +50,14 @@ type cachedRegion struct {
 type Ref struct {
 	region *cachedRegion
 	slot   uint32
+	moved  bool // it needs nothing of the region any more
 }
 
 // Ledger returns the ledger words of the region that the view is of, one per
-// slot; nil if it was opened ReadOnly or ref holds nothing. They are valid until
-// Release.
+// slot; nil if it was opened ReadOnly, or the view was moved, or ref holds nothing.
+// They are valid until Release.
 func (ref Ref) Ledger() []uint64 {
-	if ref.region == nil {
+	if ref.region == nil || ref.moved {
 		return nil
 	}
 	return ref.region.mapping.LedgerWords()
@@ -58,6 +72,10 @@ type CacheStats struct {
 	ClosingRegions int // closed, but held by views
 	Views          int // of open regions
 	Bytes          uint64
+
+	RetiredMappings int    // older mappings of regions, held by views
+	PrivateBytes    uint64 // of views that were moved
+	PrivatePieces   int    // that this memory is in
 }
 
 // NewCache returns a Cache without mappings.
@@ -86,7 +104,7 @@ func (c *Cache) Open(id wire.RegionID, name string, g Geometry, access Access) e
 	if err != nil {
 		return err
 	}
-	c.regions[id] = &cachedRegion{mapping: m}
+	c.regions[id] = &cachedRegion{mapping: m, slots: make([]int32, g.Slots)}
 	return nil
 }
 
@@ -121,9 +139,17 @@ func (c *Cache) View(id wire.RegionID, offset, length uint64) ([]byte, Ref, erro
 	if err != nil {
 		return nil, Ref{}, fmt.Errorf("shmpool: view of region %d: %w", uint64(id), err)
 	}
-	r.views++
 	// Slice has checked that the range lies in a slot.
-	return b, Ref{region: r, slot: r.mapping.geometry.slotAt(offset)}, nil
+	return b, r.view(r.mapping.geometry.slotAt(offset), false), nil
+}
+
+func (r *cachedRegion) view(slot uint32, moved bool) Ref {
+	r.views++
+	r.slots[slot]++
+	if !moved {
+		r.shared++
+	}
+	return Ref{region: r, slot: slot, moved: moved}
 }
 
 // Release ends a view. The bytes must not be touched any more. It unmaps the
@@ -138,11 +164,29 @@ func (c *Cache) Release(ref Ref) error {
 		panic(fmt.Sprintf("shmpool: view of region %d released twice", uint64(r.mapping.id)))
 	}
 	r.views--
-	if r.closed && r.views == 0 {
-		c.closing--
-		return r.mapping.Close()
+	r.slots[ref.slot]--
+	if !ref.moved {
+		r.shared--
 	}
-	return nil
+	switch {
+	case !r.closed:
+		return nil
+	case r.views == 0:
+		return c.unmap(r)
+	}
+	return c.shrink(r, ref)
+}
+
+// unmap ends a mapping that has no views, and is in no list any more.
+func (c *Cache) unmap(r *cachedRegion) error {
+	if r.retired {
+		c.retired--
+	} else {
+		c.closing--
+	}
+	c.private -= r.private.count * systemPageBytes
+	c.pieces -= r.pieces
+	return r.mapping.Close()
 }
 
 // Close takes a region out; views of it stay valid. The error wraps
@@ -157,11 +201,14 @@ func (c *Cache) Close(id wire.RegionID) error {
 		c.last = nil
 	}
 	r.closed = true
-	if r.views > 0 {
-		c.closing++
-		return nil
+	c.closing++
+	if r.views == 0 {
+		return c.unmap(r)
 	}
-	return r.mapping.Close()
+	if r.shared == 0 {
+		return r.mapping.letGo(&r.private)
+	}
+	return nil
 }
 
 // CloseAll closes every region, as Close does. The Cache can be used again.
@@ -175,7 +222,10 @@ func (c *Cache) CloseAll() error {
 
 // Stats counts regions and views.
 func (c *Cache) Stats() CacheStats {
-	st := CacheStats{Regions: len(c.regions), ClosingRegions: c.closing}
+	st := CacheStats{
+		Regions: len(c.regions), ClosingRegions: c.closing,
+		RetiredMappings: c.retired, PrivateBytes: c.private, PrivatePieces: c.pieces,
+	}
 	for _, r := range c.regions {
 		st.Views += r.views
 		st.Bytes += r.mapping.Geometry().Bytes()

@@ -24,4 +24,6 @@
 // Slots and Cache are plain state without locks; their owner guards them. A
 // Mapping may be read by any number of goroutines, but Close must not run
 // while one of them still uses a slice of it; Prefault may run beside anything.
+// So may the part of a Move that takes long: those who read what is moved see the
+// same bytes before, meanwhile and after.
 package shmpool

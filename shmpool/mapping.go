@@ -55,6 +55,8 @@ type Mapping struct {
 	mu     sync.Mutex
 	data   []byte // the whole region; nil once closed
 	header []byte // writable header: the start of data, or a mapping of its own; nil if read-only
+
+	emptied bool // nothing of the region itself is mapped any more
 }
 
 // Region returns the id of the mapped region.

@@ -59,7 +59,7 @@ func (m *Mapping) mapPages(fd int) (err error) {
 	if m.access == ReadWrite {
 		prot |= unix.PROT_WRITE
 	}
-	m.data, err = unix.Mmap(fd, 0, int(m.geometry.Bytes()), prot, unix.MAP_SHARED)
+	m.data, err = mapShared(fd, m.geometry.Bytes(), prot)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (m *Mapping) mapPages(fd int) (err error) {
 	case ReadWrite:
 		m.header = m.data[:HeaderBytes:HeaderBytes]
 	case ReadLedger:
-		m.header, err = unix.Mmap(fd, 0, HeaderBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		m.header, err = mapShared(fd, HeaderBytes, unix.PROT_READ|unix.PROT_WRITE)
 	}
 	return err
 }
@@ -137,7 +137,7 @@ func (m *Mapping) Prefault() error {
 func (m *Mapping) prefaultStep(part func() []byte, write bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.data == nil {
+	if m.data == nil || m.emptied {
 		return os.ErrClosed
 	}
 	pages := part()
@@ -198,9 +198,9 @@ func (m *Mapping) Close() error {
 	}
 	data, header := m.data, m.header
 	m.data, m.header = nil, nil
-	err := unix.Munmap(data)
+	err := unmap(data)
 	if m.access == ReadLedger && header != nil {
-		err = errors.Join(err, unix.Munmap(header))
+		err = errors.Join(err, unmap(header))
 	}
 	if err != nil {
 		return fmt.Errorf("shmpool: unmap region %d: %w", uint64(m.id), err)
