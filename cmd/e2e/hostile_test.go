@@ -178,15 +178,8 @@ func TestAnnouncedLengths(t *testing.T) {
 	before := w.cost()
 	for range peers {
 		p := w.peer()
-		p.send(&wire.Hello{VersionMin: wire.VersionMin, VersionMax: wire.VersionMax, Role: wire.RoleControl, Client: "e2e/1"}, &wire.Attach{})
-		for {
-			m, err := p.next()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, ok := m.(*wire.Ready); ok {
-				break
-			}
+		if e := p.control(); e != nil {
+			t.Fatal(e)
 		}
 		p.write(append(binary.LittleEndian.AppendUint64(nil, 60*mib), make([]byte, 1024)...))
 	}

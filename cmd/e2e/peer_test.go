@@ -91,3 +91,22 @@ func (p *peer) join(node string) {
 		}
 	}
 }
+
+// control takes the connection through the handshake of a control connection. It
+// returns the broker's refusal, if it refuses.
+func (p *peer) control() *wire.Error {
+	p.t.Helper()
+	p.send(&wire.Hello{VersionMin: wire.VersionMin, VersionMax: wire.VersionMax, Role: wire.RoleControl, Client: "e2e/1"}, &wire.Attach{})
+	for {
+		m, err := p.next()
+		if err != nil {
+			p.t.Fatalf("handshake: %v", err)
+		}
+		switch m := m.(type) {
+		case *wire.Ready:
+			return nil
+		case *wire.Error:
+			return &wire.Error{Code: m.Code, Text: m.Text}
+		}
+	}
+}

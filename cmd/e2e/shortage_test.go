@@ -63,8 +63,7 @@ func TestFileDescriptors(t *testing.T) {
 	seen := w.broker.log.len()
 	for range w.filesLimit {
 		p := w.peer()
-		if e := refusedAtOnce(p); e != nil {
-			refusal = e
+		if refusal = p.control(); refusal != nil {
 			break
 		}
 		open = append(open, p)
