@@ -80,6 +80,7 @@ type PoolActor struct {
 
 	// owned by run
 	pool         *pool.Pool
+	trimAt       time.Time             // what the trim timer is set to, but for its delay
 	ended        bool                  // no worker takes jobs any more
 	waiting      ring[poolJob]         // for jobs
 	waitingLarge ring[poolJob]         // for large
@@ -132,9 +133,10 @@ func (p *PoolActor) Run() {
 		workers.Go(func() { p.work(p.jobs) })
 	}
 	workers.Go(func() { p.work(p.large) })
-	trim := time.NewTicker(time.Second)
+	trim := time.NewTimer(time.Hour)
 	defer trim.Stop()
 	for {
+		p.armTrim(trim)
 		jobs, job := next(p.jobs, &p.waiting)
 		large, largeJob := next(p.large, &p.waitingLarge)
 		select {
@@ -152,6 +154,20 @@ func (p *PoolActor) Run() {
 			p.shutdown(&workers)
 			return
 		}
+	}
+}
+
+// trimDelay is how late free regions are trimmed: those that came together go
+// together.
+const trimDelay = time.Second
+
+// armTrim sets the timer to the next time at which there is something to trim: an
+// idle broker does not wake up for nothing. If there is nothing, it may fire once
+// more.
+func (p *PoolActor) armTrim(t *time.Timer) {
+	if next, ok := p.pool.NextTrim(); ok && !next.Equal(p.trimAt) {
+		p.trimAt = next
+		t.Reset(time.Until(next) + trimDelay)
 	}
 }
 

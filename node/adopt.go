@@ -199,7 +199,7 @@ func (r *receiver) keepLanes(s *session, adopted map[wire.RegionID]bool, names m
 	var a aftermath
 	until := time.Now().Add(orphanMax)
 	r.mu.Lock()
-	r.lanes.online = true
+	r.setOnline(true)
 	for id, l := range r.lanes.granted {
 		switch {
 		case l.estate != s.estate || l.orphan:

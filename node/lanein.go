@@ -255,6 +255,13 @@ func (r *receiver) makeOrphan(l *laneIn, until time.Time) {
 	}
 }
 
+// setOnline says whether there is a broker that knows these lanes, with r.mu held,
+// which is given up with unlockLook.
+func (r *receiver) setOnline(online bool) {
+	r.lanes.online = online
+	r.n.sleeper.restful.Store(online)
+}
+
 // tendOrphans gives up orphans that nothing comes from, and has the others looked
 // at. It reports whether there are any.
 func (r *receiver) tendOrphans(now time.Time) bool {

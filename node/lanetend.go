@@ -22,11 +22,15 @@ func (s *session) tendLanes(now time.Time) time.Duration {
 		return pause
 	}
 	freed := m.poll(pollAll)
+	// While nothing is lent nobody can hold it too long. If nothing was sent either
+	// since the last look, the next message has the lanes tended again.
+	m.resting = m.lent.first == nil && m.serial == m.tended
+	m.tended = m.serial
 	for id, l := range m.lanes {
 		switch {
 		case !l.closing:
 			live = append(live, l)
-			if l.hold > 0 {
+			if l.hold > 0 && !m.resting {
 				pause = min(pause, max(heldPauseMin, min(l.hold/4, heldPauseMax)))
 			}
 		case m.uses(l):

@@ -49,3 +49,33 @@ func TestTwoWaitForMemoryOnLane(t *testing.T) {
 		m.Release()
 	}
 }
+
+// Only with a broker that tells of dead peers does a node to which nothing happens
+// sleep for long, and it has its lanes tended again by the first message.
+func TestRestful(t *testing.T) {
+	w := newLaneWorld(t)
+	w.lane(4, wire.PolicyDropOldest, 3)
+	s := w.receiver.sleeper
+	if got, want := s.napMax(), restfulSleeps*s.max; got != want {
+		t.Errorf("connected, a sleep is bounded by %v, not %v", got, want)
+	}
+	m := w.sender.currentEstate().memory
+	resting := func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.resting
+	}
+	session := w.sender.current()
+	for range 2 { // at the first look something was sent since the one before
+		session.tendLanes(time.Now())
+	}
+	if !resting() {
+		t.Error("with nothing lent the lanes are tended")
+	}
+	w.send("a")
+	if resting() {
+		t.Error("a message is lent, and nobody tends the lanes")
+	}
+	w.kill()
+	eventually(t, "sleeps are short without a broker", func() bool { return s.napMax() == lazySleeps*s.max })
+}

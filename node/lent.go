@@ -147,6 +147,13 @@ func (m *memory) enter(e *tokenEntry, mask uint64, brokered bool) {
 	switch {
 	case mask != 0:
 		m.lent.push(e)
+		if m.resting {
+			m.resting = false
+			select {
+			case m.tender <- struct{}{}:
+			default: // it comes anyway
+			}
+		}
 	case !brokered:
 		m.freeLocked(e, m.clock)
 	}

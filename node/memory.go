@@ -43,6 +43,10 @@ type memory struct {
 	clock    time.Time  // of the last message, for what needs no better
 	over     bool       // nothing new can be had here
 
+	tender  chan<- struct{} // of the last session; who tends its lanes
+	tended  uint64          // serial at its last look
+	resting bool            // it waits for the next message
+
 	changes uint64   // what waiters wait for: slots, grants and denials
 	waiting int      // how many do
 	freed   bool     // since the last unlock
@@ -381,6 +385,13 @@ func (m *memory) setBell(b *lane.Bell) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.bell = b
+}
+
+// setTender says whom to tell that there is something to tend.
+func (m *memory) setTender(soon chan<- struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tender, m.resting = soon, false
 }
 
 // attach gives the memory a broker to ask.

@@ -370,7 +370,7 @@ func (r *receiver) attach(s *session, again bool) {
 	r.mu.Lock()
 	defer r.unlockLook() // also without an event: the one who waits has to ask this broker
 	r.session = s
-	r.lanes.online = !s.adopting
+	r.setOnline(!s.adopting)
 	if again && r.closed == nil {
 		r.postReconnected("connection to the broker was lost")
 	}
@@ -390,7 +390,8 @@ func (r *receiver) detach(s *session) {
 		}
 	}
 	if r.session == s {
-		r.session, r.lanes.online = nil, false
+		r.session = nil
+		r.setOnline(false)
 	}
 	// Nothing more will come through this broker: lanes that wait for its word that
 	// all of that is delivered may start. What it has said of ends, and was told of

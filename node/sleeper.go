@@ -13,11 +13,12 @@ import (
 
 // sleepMax bounds one sleep on the bell, lazySleeps times that the sleeps of a
 // node to which nothing happens. It is for peers that were killed after they had
-// changed shared memory and before they could ring, while no broker is there
-// whose word of their death would come instead.
+// changed shared memory and before they could ring. A broker that knows the lanes
+// tells of their death: while one is there, the bound is restfulSleeps times.
 const (
-	sleepMax   = 500 * time.Millisecond
-	lazySleeps = 8
+	sleepMax      = 500 * time.Millisecond
+	lazySleeps    = 8
+	restfulSleeps = 128
 )
 
 // sleepersMax is how many unused sleepings are kept, with the contexts that they
@@ -82,6 +83,7 @@ type sleeper struct {
 	max  time.Duration // of one sleep
 
 	waiting atomic.Int64 // len(waiters), for rouse
+	restful atomic.Bool  // a broker is there that tells of deaths; who clears it rouses
 
 	mu      sync.Mutex // guards what follows
 	bell    *lane.Bell // nil: everybody waits on channels
@@ -141,7 +143,7 @@ func (s *sleeper) wait(ctx context.Context, c condition) error {
 			if s.doze(w, bell, nap) {
 				nap = s.max
 			} else {
-				nap = min(2*nap, lazySleeps*s.max)
+				nap = min(2*nap, s.napMax())
 			}
 			continue
 		}
@@ -150,6 +152,14 @@ func (s *sleeper) wait(ctx context.Context, c condition) error {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// napMax bounds the sleeps of a node to which nothing happens.
+func (s *sleeper) napMax() time.Duration {
+	if s.restful.Load() {
+		return restfulSleeps * s.max
+	}
+	return lazySleeps * s.max
 }
 
 // spun looks at c for a while, and reports whether it is ready.

@@ -153,39 +153,42 @@ func isFinal(err error) bool {
 // broker, and gives back memory that is not used. A local broker is not watched:
 // its death closes the socket, and one that is stopped comes back.
 func (s *session) tend() {
-	period := trimPeriod
 	beat := time.Duration(s.welcome.HeartbeatMS) * time.Millisecond
-	watch := !s.local && beat > 0
-	if watch {
-		period = min(period, beat)
+	var beats <-chan time.Time // of a remote broker
+	if !s.local && beat > 0 {
+		ticker := time.NewTicker(beat)
+		defer ticker.Stop()
+		beats = ticker.C
 	}
-	ticker := time.NewTicker(period)
-	defer ticker.Stop()
-	lanes := time.NewTimer(trimPeriod)
-	defer lanes.Stop()
+	s.estate.memory.setTender(s.soon)
+	// One timer for all else, so that a node that waits wakes up once for it.
+	timer := time.NewTimer(trimPeriod)
+	defer timer.Stop()
 	trimmed := time.Now()
-	for nonce := uint64(1); ; nonce++ {
+	look := func(now time.Time) {
+		if now.Sub(trimmed) >= trimPeriod {
+			trimmed = now
+			s.estate.memory.trim(now)
+		}
+		timer.Reset(s.tendLanes(now))
+	}
+	for nonce := uint64(1); ; {
 		select {
 		case <-s.link.down:
 			return
 		case <-s.soon:
-			lanes.Reset(s.tendLanes(time.Now()))
-		case now := <-lanes.C:
-			lanes.Reset(s.tendLanes(now))
-		case now := <-ticker.C:
-			if watch {
-				silent := s.frames.silence()
-				if silent > silenceMax*beat {
-					s.link.fail(fmt.Errorf("%w for %v", errSilent, silent.Round(time.Millisecond)))
-					return
-				}
-				if silent > beat {
-					s.link.send(&wire.Ping{Nonce: nonce})
-				}
+			look(time.Now())
+		case now := <-timer.C:
+			look(now)
+		case <-beats:
+			silent := s.frames.silence()
+			if silent > silenceMax*beat {
+				s.link.fail(fmt.Errorf("%w for %v", errSilent, silent.Round(time.Millisecond)))
+				return
 			}
-			if now.Sub(trimmed) >= trimPeriod {
-				trimmed = now
-				s.estate.memory.trim(now)
+			if silent > beat {
+				s.link.send(&wire.Ping{Nonce: nonce})
+				nonce++
 			}
 		}
 	}
