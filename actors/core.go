@@ -52,6 +52,7 @@ type core struct {
 	draining  bool
 	// lanesActive says that a lane was in use at the last tick.
 	lanesActive bool
+	evacuations []pendingEvacuation // not logged yet
 
 	scratch struct { // reused by the hot paths
 		input wire.Input
@@ -163,6 +164,11 @@ func (c *core) nodeMessage(now time.Time, s *session, m *NodeMessage) *wire.Erro
 	}
 	if s.speaksLanes && c.cfg.Lanes {
 		if known, err := c.laneMessage(now, s, m.Other); known {
+			return err
+		}
+	}
+	if s.evacuates {
+		if known, err := c.evacuationMessage(now, s, m.Other); known {
 			return err
 		}
 	}
@@ -302,6 +308,7 @@ func (c *core) tick(now time.Time) {
 	c.checkHolds(now)
 	c.checkOrphans(now)
 	c.checkLanes(now)
+	c.logEvacuated(now, false)
 	if c.idle && now.Sub(c.active) >= idleAfter {
 		c.stock.trim()
 	}
@@ -321,7 +328,9 @@ func (c *core) tick(now time.Time) {
 }
 
 // busy reports whether there is anything that ticks have to look at soon.
-func (c *core) busy() bool { return c.holds.n > 0 || len(c.drops.pending) > 0 || c.lanesActive }
+func (c *core) busy() bool {
+	return c.holds.n > 0 || len(c.drops.pending) > 0 || len(c.evacuations) > 0 || c.lanesActive
+}
 
 // leftReason puts the end of a connection in words.
 func leftReason(s *session, err error) string {
@@ -380,6 +389,7 @@ func (c *core) stop(now time.Time) {
 		c.refuse(now, s, wire.Errorf(wire.CodeShuttingDown, "the broker has stopped"))
 	}
 	c.flush(now)
+	c.logEvacuated(now, true)
 	// The last records may wait for the log: nobody waits for the router any more.
 	c.drops.emit(now, true, c.journal.dropAtLast)
 }

@@ -20,13 +20,14 @@ func TestCoreKeepsItsBooks(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		m := newModel(t, rt)
 		rt.Repeat(map[string]func(*rapid.T){
-			"":        m.verify,
-			"join":    m.join,
-			"leave":   m.leave,
-			"publish": m.publish,
-			"receive": m.receive,
-			"release": m.release,
-			"region":  m.region,
+			"":         m.verify,
+			"join":     m.join,
+			"leave":    m.leave,
+			"publish":  m.publish,
+			"receive":  m.receive,
+			"release":  m.release,
+			"evacuate": m.evacuate,
+			"region":   m.region,
 			"wait": func(rt *rapid.T) {
 				m.w.play("wait "+rapid.SampledFrom([]string{"10ms", "100ms", "1s"}).Draw(rt, "time"), "")
 			},
@@ -60,10 +61,15 @@ type peer struct {
 	slots               map[wire.Token]bool // published, not settled
 	free                []place
 	delivered, consumed uint64
-	held                []wire.Token
+	held                []heldToken
 	lastSeq             map[wire.InputIndex]wire.Seq
 	opened              map[wire.RegionID]bool
 	closed              bool
+}
+
+type heldToken struct {
+	token wire.Token
+	input wire.InputIndex
 }
 
 type place struct {
@@ -114,7 +120,8 @@ func (m *model) join(rt *rapid.T) {
 	}
 	m.peers[node] = p
 	m.w.core.connEvent(m.w.now, &ConnEvent{Type: ConnOpened, ID: p.id, Conn: p})
-	m.w.say(p.id, &wire.Hello{VersionMin: 1, VersionMax: 1, Dataflow: "f", Node: node})
+	m.w.say(p.id, &wire.Hello{VersionMin: 1, VersionMax: 1, Dataflow: "f", Node: node,
+		Features: wire.Features(rapid.Uint64Range(0, 3).Draw(rt, "features"))})
 	nonce := ""
 	if p.local {
 		nonce = "right"
@@ -197,8 +204,35 @@ func (m *model) release(rt *rapid.T) {
 		rt.Skip("holds nothing")
 	}
 	n := rapid.IntRange(1, len(p.held)).Draw(rt, "count")
-	m.w.say(p.id, &wire.Done{Tokens: p.held[:n]})
+	var done wire.Done
+	for _, h := range p.held[:n] {
+		done.Tokens = append(done.Tokens, h.token)
+	}
+	m.w.say(p.id, &done)
 	p.held = p.held[n:]
+	m.w.play("flush", "")
+}
+
+// evacuate gives back what the user goes on to hold.
+func (m *model) evacuate(rt *rapid.T) {
+	p := m.peer(rt)
+	if s := m.w.core.sessions[p.id]; s == nil || !s.evacuates || len(p.held) == 0 {
+		rt.Skip("holds nothing, or does not evacuate")
+	}
+	first := rapid.IntRange(0, len(p.held)-1).Draw(rt, "first")
+	e := wire.Evacuated{Input: p.held[first].input, Region: 1}
+	kept := p.held[:0:0]
+	for i, h := range p.held {
+		if i >= first && h.input == e.Input {
+			e.Tokens = append(e.Tokens, h.token)
+		} else {
+			kept = append(kept, h)
+		}
+	}
+	p.held = kept
+	e.Count = uint32(len(e.Tokens))
+	m.w.say(p.id, &wire.Kept{Messages: uint64(e.Count), Stuck: uint64(len(kept))})
+	m.w.say(p.id, &e)
 	m.w.play("flush", "")
 }
 
@@ -217,7 +251,7 @@ func (m *model) reject(rt *rapid.T) {
 	if len(p.held) == 0 {
 		rt.Skip("holds nothing")
 	}
-	m.w.say(p.id, &wire.Reject{Token: p.held[0], Reason: wire.DropBadDescriptor})
+	m.w.say(p.id, &wire.Reject{Token: p.held[0].token, Reason: wire.DropBadDescriptor})
 	p.held = p.held[1:]
 	m.w.play("flush", "")
 }
@@ -350,7 +384,7 @@ func (p *peer) receive(msg wire.Message) {
 			case it.Token != 0 && !p.opened[it.Region]:
 				p.m.t.Fatalf("%s: a message in region %d, which was not opened", p.node, it.Region)
 			case it.Token != 0:
-				p.held = append(p.held, it.Token)
+				p.held = append(p.held, heldToken{it.Token, it.Input})
 			case uint64(len(it.Payload)) != it.Length:
 				p.m.t.Fatalf("%s: %d bytes of payload, length %d", p.node, len(it.Payload), it.Length)
 			}

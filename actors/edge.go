@@ -86,7 +86,10 @@ type edge struct {
 	holds   holdList
 	overdue limited // messages held too long
 	drops   [pathCount][reasonCount]dropCount
-	stats   edgeStats
+
+	evacuations [pathCount]evacuation
+
+	stats edgeStats
 }
 
 // edgeStats count since the broker started.

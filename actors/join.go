@@ -52,6 +52,10 @@ func (c *core) hello(now time.Time, s *session, h *wire.Hello) *wire.Error {
 		if s.speaksLanes = c.cfg.Lanes && h.Features&wire.FeatureLanes != 0; s.speaksLanes {
 			w.Features = wire.FeatureLanes
 		}
+		if s.evacuates = c.cfg.HeldBytesMax > 0 && h.Features&wire.FeatureEvacuation != 0; s.evacuates {
+			w.Features |= wire.FeatureEvacuation
+			w.HeldMax = c.cfg.HeldBytesMax
+		}
 		w.ProbeName, w.ProbeOffset, w.ProbeLength = c.probe.Probe()
 	}
 	c.send(s, w)

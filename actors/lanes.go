@@ -169,7 +169,9 @@ func (c *core) grantLane(l *edgeLane, role wire.LaneRole) {
 		QueueSize: l.cfg.QueueSize, Policy: l.cfg.Policy, HoldTimeoutMS: uint32(l.hold / time.Millisecond),
 		Name: l.name, SlotBytes: l.geometry.SlotBytes, Peer: l.edge.to,
 	}
-	if role == wire.LaneReceiver {
+	if role == wire.LaneSender {
+		grant.GraceMS = uint32(other.grace(l.hold) / time.Millisecond)
+	} else {
 		own, other, end = other, own, &l.receiver
 		grant.Port, grant.Peer = uint32(l.edge.index), l.edge.from
 	}

@@ -284,7 +284,8 @@ func (c *core) orphanSoon(s *session) {
 	}
 }
 
-// checkHolds looks for messages that were held past their edge's timeout. Their
+// checkHolds looks for messages that were held past their edge's timeout, and the
+// time to evacuate them. Their
 // slots stay as they are, because the holder may be reading; their regions take
 // no new message.
 func (c *core) checkHolds(now time.Time) {
@@ -302,7 +303,7 @@ func (c *core) checkHolds(now time.Time) {
 func (c *core) checkEdgeHolds(now time.Time, e *edge) {
 	for i := e.holds.fresh; i != noHold; i = e.holds.fresh {
 		h := &c.holds.holds[i]
-		if now.Sub(h.since) < e.holdTimeout {
+		if now.Sub(h.since) < e.holdTimeout+h.session.grace(e.holdTimeout) {
 			break // the rest is younger
 		}
 		e.holds.fresh = h.next

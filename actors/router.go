@@ -29,6 +29,7 @@ type RouterConfig struct {
 	HeldMessagesMax   int           // messages that one node may hold at a time
 	FlowsMax          int           // loaded dataflows
 	Lanes             bool          // whether local nodes may have direct paths
+	HeldBytesMax      uint64        // that one node may evacuate to memory of its own; 0: none does
 	AdoptGrace        time.Duration // how long nodes of a broker that died may bring what they use
 
 	// SessionCounters, if set, adds what only the connections know.

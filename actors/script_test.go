@@ -152,7 +152,8 @@ func newWorld(t tb) *world {
 
 // start begins a broker with nothing but what is in shared memory.
 func (w *world) start(instance string, lanes bool) {
-	cfg := RouterConfig{Instance: instance, FrameBytesMax: 1 << 20, InlineBytesMax: 4096, Lanes: lanes, AdoptGrace: 10 * time.Second}.Defaults()
+	cfg := RouterConfig{Instance: instance, FrameBytesMax: 1 << 20, InlineBytesMax: 4096, Lanes: lanes, AdoptGrace: 10 * time.Second,
+		HeldBytesMax: 1 << 20}.Defaults()
 	w.core = newCore(cfg, w, w, w)
 	w.core.started = w.now
 	w.pool, w.logged, w.reloaded = nil, map[string]uint64{}, false
@@ -315,11 +316,14 @@ var handlers = map[string]func(w *world, a args, body string){
 			fmt.Fprintln(&w.out, "error:", err)
 		}
 	},
-	"join": func(w *world, a args, _ string) { // join CONN NODE [remote] [takeover] [plain] [adopting]: the whole handshake
+	"join": func(w *world, a args, _ string) { // join CONN NODE [remote] [takeover] [plain] [adopting] [evacuating]: the whole handshake
 		w.open(a.conn())
 		h := &wire.Hello{VersionMin: 1, VersionMax: 1, Dataflow: a.get("flow", "f"), Node: a[1], Client: "test"}
 		if w.core.cfg.Lanes && !a.has("plain") {
 			h.Features = wire.FeatureLanes
+		}
+		if a.has("evacuating") {
+			h.Features |= wire.FeatureEvacuation
 		}
 		if a.has("takeover") {
 			h.Flags = wire.FlagTakeover
@@ -365,6 +369,35 @@ var handlers = map[string]func(w *world, a args, body string){
 		w.say(a.conn(), &wire.Next{Limit: a.num("limit"), Consumed: a.num("consumed"), Done: a.tokens("done")})
 	},
 	"done": func(w *world, a args, _ string) { w.say(a.conn(), &wire.Done{Tokens: a.tokens("tokens")}) },
+	"evacuate": func(w *world, a args, _ string) { // evacuate CONN [in=N] [tokens=T,T | count=N bytes=N seq=N held=MS region=N]
+		m := &wire.Evacuated{
+			Input: wire.InputIndex(a.num("in")), Tokens: a.tokens("tokens"), Region: wire.RegionID(a.num("region")),
+			Seq: wire.Seq(a.num("seq")), Bytes: a.num("bytes"), HeldMS: a.num("held"), Count: uint32(a.num("count")),
+		}
+		if len(m.Tokens) > 0 {
+			m.Count = uint32(len(m.Tokens))
+		}
+		w.say(a.conn(), m)
+	},
+	"kept": func(w *world, a args, _ string) { // kept CONN messages=N bytes=N [stuck=N text=WHY]
+		w.say(a.conn(), &wire.Kept{Messages: a.num("messages"), Bytes: a.num("bytes"), Stuck: a.num("stuck"), Text: a.get("text", "")})
+	},
+	"evacuated": func(w *world, a args, _ string) { // evacuated: what status says of it
+		counters := w.core.counters
+		fmt.Fprintf(&w.out, "all: %d messages, %d bytes\n", counters.EvacuatedMessages, counters.EvacuatedBytes)
+		w.core.eachEdge(func(e *edge) {
+			if st := w.core.edgeStatus(e); st.Evacuated > 0 {
+				fmt.Fprintf(&w.out, "%s→%s evacuated=%d held=%d\n", st.From, st.To, st.Evacuated, st.Held)
+			}
+		})
+		for _, f := range w.core.flows {
+			for _, n := range f.sorted() {
+				if st := n.status(w.now); st.KeptMessages+st.Stuck > 0 {
+					fmt.Fprintf(&w.out, "%s keeps %d messages, %d bytes; %d stuck: %s\n", st.Node, st.KeptMessages, st.KeptBytes, st.Stuck, st.StuckReason)
+				}
+			}
+		}
+	},
 	"reject": func(w *world, a args, _ string) {
 		w.say(a.conn(), &wire.Reject{Token: a.tokens("token")[0], Reason: wire.DropBadDescriptor})
 	},

@@ -53,6 +53,8 @@ type session struct {
 	blind      map[*region]struct{}      // announced, but the node cannot map them
 	copying    *edge                     // a payload is being read for this input; nil: none
 	copied     *message                  // the one that is being read
+	evacuates  bool                      // it moves what it holds for too long to memory of its own
+	keeps      wire.Kept                 // how much of that it has
 	framing    bool                      // out ends in an Inputs frame that is not complete
 	frameStart int
 
@@ -74,6 +76,8 @@ type session struct {
 	follows    map[uint32]struct{} // control: requests that stream drops
 	unanswered int                 // control: requests
 	orphan     orphan
+
+	stuckLogged time.Time // when the log was told that it cannot evacuate
 }
 
 // delivery is one item that the node has not yet reported as consumed.

@@ -86,6 +86,8 @@ func (n *node) status(now time.Time) wire.NodeStatus {
 		st.RemoteAddr, st.Client = s.conn.RemoteAddr(), s.client
 		st.ConnectedSeconds = now.Sub(s.since).Seconds()
 		st.Regions, st.RegionBytes = len(s.regions), s.regionBytes
+		st.KeptBytes, st.KeptMessages = s.keeps.Bytes, s.keeps.Messages
+		st.Stuck, st.StuckReason = s.keeps.Stuck, s.keeps.Text
 	}
 	for _, e := range n.inputs {
 		st.HeldBytes += e.holds.bytes
@@ -112,6 +114,7 @@ func (c *core) edgeStatus(e *edge) wire.EdgeStatus {
 		LatencyP50MS: e.stats.latency.percentile(0.50),
 		LatencyP99MS: e.stats.latency.percentile(0.99),
 	}
+	st.Evacuated, _ = e.evacuatedTotal()
 	for r := range reasonCount {
 		if total := e.dropTotal(wire.DropReason(r)); total > 0 {
 			st.Drops[wire.DropReason(r).String()] = total

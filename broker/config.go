@@ -56,6 +56,10 @@ type Config struct {
 	QueueBytesMax uint64
 	// HeldMessagesMax is how many messages one node may hold at a time.
 	HeldMessagesMax int
+	// HeldBytesMax is how many bytes of messages that are held for too long one node
+	// may move to memory of its own, so that their senders have their slots again. 0:
+	// it moves nothing.
+	HeldBytesMax uint64
 	// FlowsMax is how many dataflows may be loaded at a time.
 	FlowsMax int
 	// HandshakeTimeout is the time from accept to Attach.
@@ -132,6 +136,7 @@ func Defaults() Config {
 		OutboundBytesMax:  64 << 20,
 		QueueBytesMax:     256 << 20,
 		HeldMessagesMax:   65536,
+		HeldBytesMax:      256 << 20,
 		FlowsMax:          256,
 		HandshakeTimeout:  5 * time.Second,
 		HeartbeatInterval: 5 * time.Second,

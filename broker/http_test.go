@@ -140,6 +140,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 		"drain_timeout":     fmt.Sprintf("%.0f s", cfg.DrainTimeout.Seconds()),
 		"queue_bytes_max":   fmt.Sprintf("%d MiB", cfg.QueueBytesMax>>20),
 		"held_messages_max": fmt.Sprint(cfg.HeldMessagesMax),
+		"held_max":          fmt.Sprintf("%d MiB", cfg.HeldBytesMax>>20),
 		"dataflows_max":     fmt.Sprint(cfg.FlowsMax),
 		"shm_regions_max":   fmt.Sprint(cfg.RegionsMax),
 		"shm_cache_age":     fmt.Sprintf("%.0f s", cfg.CacheAge.Seconds()),

@@ -44,6 +44,8 @@ var (
 	metricNodeLocal     = gaugeOf("node_local", "1 if the node's payloads go through shared memory.", "dataflow", "node")
 	metricNodeRegions   = gaugeOf("node_region_bytes", "Shared memory leased to the node.", "dataflow", "node")
 	metricNodeHeld      = gaugeOf("node_held_bytes", "Bytes of other nodes' messages that the node has not given back.", "dataflow", "node")
+	metricNodeKept      = gaugeOf("node_kept_bytes", "Memory of the node itself with messages that it has evacuated.", "dataflow", "node")
+	metricNodeStuck     = gaugeOf("node_stuck_messages", "Messages that the node holds for too long and could not evacuate.", "dataflow", "node")
 
 	metricPublished  = counterOf("edge_published_messages", "Messages published for the edge.", edgeLabels...)
 	metricDelivered  = counterOf("edge_delivered_messages", "Messages delivered to the edge's receiver.", edgeLabels...)
@@ -51,10 +53,11 @@ var (
 	metricNoReceiver = counterOf("edge_no_receiver_messages", "Messages published while the edge's receiver was away. Not drops.", edgeLabels...)
 	metricDropped    = counterOf("edge_dropped_messages", "Messages that the edge's receiver will never get, by reason.",
 		append(append([]string{}, edgeLabels...), "reason")...)
-	metricQueued   = gaugeOf("edge_queued_messages", "Messages waiting in the broker.", edgeLabels...)
-	metricInFlight = gaugeOf("edge_in_flight_messages", "Messages delivered but not yet taken by the receiver's code.", edgeLabels...)
-	metricHeld     = gaugeOf("edge_held_messages", "Messages that the receiver has not given back.", edgeLabels...)
-	metricLatency  = gaugeOf("edge_latency_seconds", "Time from publish to delivery, of the recent messages.",
+	metricQueued    = gaugeOf("edge_queued_messages", "Messages waiting in the broker.", edgeLabels...)
+	metricInFlight  = gaugeOf("edge_in_flight_messages", "Messages delivered but not yet taken by the receiver's code.", edgeLabels...)
+	metricHeld      = gaugeOf("edge_held_messages", "Messages that the receiver has not given back.", edgeLabels...)
+	metricEvacuated = counterOf("edge_evacuated_messages", "Messages that the receiver held for too long and moved out of shared memory.", edgeLabels...)
+	metricLatency   = gaugeOf("edge_latency_seconds", "Time from publish to delivery, of the recent messages.",
 		append(append([]string{}, edgeLabels...), "quantile")...)
 
 	metricMessagesIn  = counterOf("messages_in", "Messages published by nodes and timers.")
@@ -63,6 +66,8 @@ var (
 	metricBytesOut    = counterOf("payload_out_bytes", "Payload bytes delivered.")
 	metricCopied      = counterOf("payload_copied_bytes", "Payload bytes that the broker itself copied out of shared memory, for remote nodes.")
 	metricDrops       = counterOf("dropped_messages", "Dropped messages of all edges.")
+	metricEvacMsgs    = counterOf("evacuated_messages", "Messages that receivers have moved out of shared memory.")
+	metricEvacBytes   = counterOf("evacuated_bytes", "Payload bytes of these.")
 	metricTokens      = gaugeOf("tokens", "Published messages that some receiver is not done with.")
 
 	metricMemLimit   = gaugeOf("memory_limit_bytes", "Shared memory that may be in use.")
@@ -76,6 +81,7 @@ var (
 var metrics = []metric{
 	metricInfo, metricUptime, metricConnections, metricAccepted, metricRefused, metricEnded,
 	metricNodeConnected, metricNodeLocal, metricNodeRegions, metricNodeHeld,
+	metricNodeKept, metricNodeStuck, metricEvacuated, metricEvacMsgs, metricEvacBytes,
 	metricPublished, metricDelivered, metricDelivBytes, metricNoReceiver, metricDropped,
 	metricQueued, metricInFlight, metricHeld, metricLatency,
 	metricMessagesIn, metricMessagesOut, metricBytesIn, metricBytesOut, metricCopied, metricDrops, metricTokens,
@@ -116,6 +122,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		out(metricNodeLocal, oneIf(n.Local), n.Dataflow, n.Node)
 		out(metricNodeRegions, float64(n.RegionBytes), n.Dataflow, n.Node)
 		out(metricNodeHeld, float64(n.HeldBytes), n.Dataflow, n.Node)
+		out(metricNodeKept, float64(n.KeptBytes), n.Dataflow, n.Node)
+		out(metricNodeStuck, float64(n.Stuck), n.Dataflow, n.Node)
 	}
 	for i := range status.Edges {
 		collectEdge(out, &status.Edges[i])
@@ -151,6 +159,7 @@ func collectEdge(out emit, e *wire.EdgeStatus) {
 	out(metricQueued, float64(e.Queued), edge...)
 	out(metricInFlight, float64(e.InFlight), edge...)
 	out(metricHeld, float64(e.Held), edge...)
+	out(metricEvacuated, float64(e.Evacuated), edge...)
 	for _, reason := range wire.DropReasons() {
 		// All reasons of the closed set, also at 0: a series that appears with
 		// its first drop would show no increase for it.
@@ -168,6 +177,8 @@ func collectCounters(out emit, n *wire.Counters) {
 	out(metricCopied, float64(n.PayloadCopyBytes))
 	out(metricDrops, float64(n.Drops))
 	out(metricTokens, float64(n.Tokens))
+	out(metricEvacMsgs, float64(n.EvacuatedMessages))
+	out(metricEvacBytes, float64(n.EvacuatedBytes))
 }
 
 func collectMemory(out emit, m *wire.MemoryStatus) {

@@ -3,7 +3,11 @@ package wire
 import "math"
 
 func (m *LaneGrant) encode(w *writer) {
-	w.message(KindLaneGrant, 14)
+	n := 14
+	if m.GraceMS != 0 {
+		n++
+	}
+	w.message(KindLaneGrant, n)
 	w.uint(uint64(m.Lane))
 	w.uint(uint64(m.Role))
 	w.uint(uint64(m.Port))
@@ -18,6 +22,9 @@ func (m *LaneGrant) encode(w *writer) {
 	w.uint(uint64(m.PeerBellRegion))
 	w.name("peer_bell_name", m.PeerBellName, TextBytesMax)
 	w.name("peer", m.Peer, TextBytesMax)
+	if m.GraceMS != 0 {
+		w.uint(uint64(m.GraceMS))
+	}
 }
 
 func (m *LaneGrant) decode(r *reader) {
@@ -35,6 +42,9 @@ func (m *LaneGrant) decode(r *reader) {
 	m.PeerBellRegion = r.laneID("peer_bell_region")
 	m.PeerBellName = r.text("peer_bell_name")
 	m.Peer = r.text("peer")
+	if r.appended() {
+		m.GraceMS = r.u32("grace_ms")
+	}
 }
 
 func (m *LaneReady) encode(w *writer) {

@@ -41,7 +41,11 @@ func (m *Hello) decode(r *reader) {
 }
 
 func (m *Welcome) encode(w *writer) {
-	w.message(KindWelcome, 10)
+	n := 10
+	if m.HeldMax != 0 {
+		n++
+	}
+	w.message(KindWelcome, n)
 	w.uint(uint64(m.Version))
 	w.uint(uint64(m.Features))
 	w.name("instance", m.Instance, IDBytesMax)
@@ -52,6 +56,9 @@ func (m *Welcome) encode(w *writer) {
 	w.name("probe_name", m.ProbeName, TextBytesMax)
 	w.uint(m.ProbeOffset)
 	w.uint(uint64(m.ProbeLength))
+	if m.HeldMax != 0 {
+		w.uint(m.HeldMax)
+	}
 }
 
 func (m *Welcome) decode(r *reader) {
@@ -65,6 +72,9 @@ func (m *Welcome) decode(r *reader) {
 	m.ProbeName = r.text("probe_name")
 	m.ProbeOffset = r.uint("probe_offset", math.MaxInt64)
 	m.ProbeLength = uint32(r.uint("probe_length", NonceBytesMax))
+	if r.appended() {
+		m.HeldMax = r.u64("held_max")
+	}
 }
 
 func (m *Attach) encode(w *writer) {

@@ -193,6 +193,10 @@ func NewMessage(k Kind) Message {
 		return new(Adopt)
 	case KindAdopted:
 		return new(Adopted)
+	case KindEvacuated:
+		return new(Evacuated)
+	case KindKept:
+		return new(Kept)
 	}
 	return nil
 }
@@ -238,7 +242,8 @@ var kinds = [...]kindInfo{
 	KindLaneStart: {"lane_start", 1, FromBoth}, KindLaneClose: {"lane_close", 5, FromBroker},
 	KindLaneDone: {"lane_done", 1, FromNode}, KindLaneFault: {"lane_fault", 7, FromBoth},
 	KindLaneHeld: {"lane_held", 6, FromNode}, KindAdopt: {"adopt", 5, FromNode},
-	KindAdopted: {"adopted", 3, FromBroker},
+	KindAdopted: {"adopted", 3, FromBroker}, KindEvacuated: {"evacuated", 7, FromNode},
+	KindKept: {"kept", 4, FromNode},
 }
 
 // fieldCounts is kinds[k].fields for the hot path.

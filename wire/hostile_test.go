@@ -138,6 +138,11 @@ func hostileFrames() []hostile {
 	for i := older; i < len(all); i++ {
 		all[i].features = FeatureLanes
 	}
+	older = len(all)
+	addEvacuation(add)
+	for i := older; i < len(all); i++ {
+		all[i].features = FeatureEvacuation
+	}
 	return all
 }
 

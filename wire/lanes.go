@@ -59,6 +59,7 @@ type LaneGrant struct {
 	PeerBellRegion RegionID // the other end's
 	PeerBellName   string
 	Peer           string // the other end: "edges/frame" for the sender, "camera/image" for the receiver
+	GraceMS        uint32 // to the sender: so much longer it waits with LaneHeld, because the receiver evacuates
 }
 
 // LaneReady answers a LaneGrant.

@@ -12,7 +12,7 @@ type Kind uint8
 const (
 	// Handshake, in this order.
 	KindHello   Kind = 1 // n→b  magic, version_min, version_max, features, role, auth, dataflow, node, client, flags
-	KindWelcome Kind = 2 // b→n  version, features, instance, session, frame_max, inline_max, heartbeat_ms, probe_name, probe_offset, probe_length
+	KindWelcome Kind = 2 // b→n  version, features, instance, session, frame_max, inline_max, heartbeat_ms, probe_name, probe_offset, probe_length; held_max
 	KindAttach  Kind = 3 // n→b  nonce; adopting
 	KindReady   Kind = 4 // b→n  local, reason
 	KindPorts   Kind = 5 // b→n  outputs [[id, open]...], inputs [[id, source, queue_size, policy, hold_timeout_ms, open]...]
@@ -50,7 +50,7 @@ const (
 	KindReject Kind = 28 // n→b  token, reason
 
 	// Lanes. Only between sides that both have FeatureLanes.
-	KindLaneGrant Kind = 29 // b→n  lane, role, port, bit, queue_size, policy, hold_timeout_ms, name, slot_bytes, bell_region, bell_name, peer_bell_region, peer_bell_name, peer
+	KindLaneGrant Kind = 29 // b→n  lane, role, port, bit, queue_size, policy, hold_timeout_ms, name, slot_bytes, bell_region, bell_name, peer_bell_region, peer_bell_name, peer; grace_ms
 	KindLaneReady Kind = 30 // n→b  lane, text
 	KindLaneStart Kind = 31 // n↔b  lane; dropped
 	KindLaneClose Kind = 32 // b→n  lane, from, withdrawn, settled, reason
@@ -59,6 +59,10 @@ const (
 	KindLaneHeld  Kind = 35 // n→b  lane, region, seq, bytes, held_ms, count
 	KindAdopt     Kind = 36 // n→b  instance, bell_region, bell_name, regions [[region, name, slot_bytes, slots]...], lanes [[lane, role, port, peer, bit, queue_size, policy, hold_timeout_ms, name, slot_bytes, peer_bell_region]...]
 	KindAdopted   Kind = 37 // b→n  regions [[region, name]...], lanes [lane...], bell
+
+	// Evacuation. Only between sides that both have FeatureEvacuation.
+	KindEvacuated Kind = 38 // n→b  input, tokens [token...], region, seq, bytes, held_ms, count
+	KindKept      Kind = 39 // n→b  messages, bytes, stuck, text
 
 	// KindOptionalMin is the first optional kind, KindMax the last of all.
 	KindOptionalMin Kind = 64
@@ -103,6 +107,7 @@ type Welcome struct {
 	ProbeName   string // under /dev/shm; empty: no shared memory on offer
 	ProbeOffset uint64 // bytes
 	ProbeLength uint32 // bytes, ≤ NonceBytesMax
+	HeldMax     uint64 // bytes that the node may evacuate; 0 without FeatureEvacuation
 }
 
 // Attach proves, with the bytes found in the probe, that the node sees the

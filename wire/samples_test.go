@@ -34,6 +34,18 @@ func (s sample) features() Features {
 			return FeatureLanes
 		}
 	}
+	switch m := s.msg.(type) {
+	case *Welcome:
+		if m.HeldMax != 0 {
+			return FeatureEvacuation
+		}
+	case *LaneGrant:
+		if m.GraceMS != 0 {
+			return FeatureLanes | FeatureEvacuation
+		}
+	case *Evacuated, *Kept:
+		return FeatureEvacuation
+	}
 	if s.msg.Kind() >= KindLaneGrant {
 		return FeatureLanes
 	}
@@ -103,7 +115,7 @@ func samples() []sample {
 		{"reply", &Reply{ID: 1, More: true, Body: []byte(`[]`)}},
 		{"reply, refused", &Reply{ID: 2, Code: CodeNotFound, Text: "no dataflow \"x\""}},
 		{"reject", &Reject{Token: 900, Reason: DropBadDescriptor}},
-	}, laneSamples(meta)...)
+	}, append(laneSamples(meta), evacuationSamples()...)...)
 }
 
 func manyTokens(n int) []Token {

@@ -66,6 +66,10 @@ type NodeStatus struct {
 	RegionBytes      uint64  `json:"region_bytes"`  // of these
 	HeldBytes        uint64  `json:"held_bytes"`    // of others' messages that it has not given back
 	HeldMessages     int     `json:"held_messages"` // the same, counted
+	KeptBytes        uint64  `json:"kept_bytes"`    // of its own memory, with evacuated messages
+	KeptMessages     uint64  `json:"kept_messages"` // evacuated and not released
+	Stuck            uint64  `json:"stuck"`         // messages that it could not evacuate in time
+	StuckReason      string  `json:"stuck_reason"`  // why not
 }
 
 // EdgeStatus is one edge: an output to an input.
@@ -86,6 +90,7 @@ type EdgeStatus struct {
 	NoReceiver   uint64            `json:"no_receiver"` // messages published while the receiver was away
 	Bytes        uint64            `json:"bytes"`       // of delivered payload
 	Drops        map[string]uint64 `json:"drops"`       // messages by reason
+	Evacuated    uint64            `json:"evacuated"`   // messages that the receiver has moved out of shared memory
 	LatencyP50MS float64           `json:"latency_p50_ms"`
 	LatencyP99MS float64           `json:"latency_p99_ms"`
 }
@@ -125,7 +130,9 @@ type Counters struct {
 	ProtocolErrors     uint64 `json:"protocol_errors"`    // connections closed for one
 	AuthFailures       uint64 `json:"auth_failures"`
 	RefusedConnections uint64 `json:"refused_connections"`
-	Tokens             int    `json:"tokens"` // outstanding now
+	Tokens             int    `json:"tokens"`             // outstanding now
+	EvacuatedMessages  uint64 `json:"evacuated_messages"` // that receivers have moved out of shared memory
+	EvacuatedBytes     uint64 `json:"evacuated_bytes"`    // of their payload
 }
 
 // DropRecord is one record of the drop log, or the totals of one edge and

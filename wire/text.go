@@ -142,10 +142,14 @@ func (m *Hello) appendText(b []byte) []byte {
 }
 
 func (m *Welcome) appendText(b []byte) []byte {
-	return start(b, KindWelcome).uint("version", uint64(m.Version)).hex("features", uint64(m.Features)).
+	l := start(b, KindWelcome).uint("version", uint64(m.Version)).hex("features", uint64(m.Features)).
 		str("instance", m.Instance).uint("session", uint64(m.Session)).uint("frame_max", m.FrameMax).
 		uint("inline_max", uint64(m.InlineMax)).uint("heartbeat_ms", uint64(m.HeartbeatMS)).
 		str("probe", m.ProbeName).uint("probe_off", m.ProbeOffset).uint("probe_len", uint64(m.ProbeLength))
+	if m.HeldMax != 0 {
+		l = l.uint("held_max", m.HeldMax)
+	}
+	return l
 }
 
 func (m *Attach) appendText(b []byte) []byte {

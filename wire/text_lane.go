@@ -3,11 +3,15 @@ package wire
 import "strconv"
 
 func (m *LaneGrant) appendText(b []byte) []byte {
-	return start(b, KindLaneGrant).uint("lane", uint64(m.Lane)).word("role", m.Role.String()).uint("port", uint64(m.Port)).
+	l := start(b, KindLaneGrant).uint("lane", uint64(m.Lane)).word("role", m.Role.String()).uint("port", uint64(m.Port)).
 		uint("bit", uint64(m.Bit)).uint("queue", uint64(m.QueueSize)).word("policy", m.Policy.String()).
 		uint("hold_ms", uint64(m.HoldTimeoutMS)).str("name", m.Name).uint("slot_bytes", m.SlotBytes).
 		uint("bell", uint64(m.BellRegion)).str("bell_name", m.BellName).
 		uint("peer_bell", uint64(m.PeerBellRegion)).str("peer_bell_name", m.PeerBellName).str("peer", m.Peer)
+	if m.GraceMS != 0 {
+		l = l.uint("grace_ms", uint64(m.GraceMS))
+	}
+	return l
 }
 
 func (m *LaneReady) appendText(b []byte) []byte {

@@ -28,7 +28,8 @@ func newStatusCommand(t *tool) *cobra.Command {
 		Use:   "status [DATAFLOW]",
 		Short: "Show nodes, edges and memory of the broker",
 		Long: `status shows the broker's dataflows: which nodes are connected and how, what each
-edge carries, where messages wait, are held and are dropped. Latencies are from
+edge carries, where messages wait, are held and are dropped. KEPT is what a node
+has in its own memory of messages that it held for too long. Latencies are from
 the sender's Publish until the broker hands the message to the receiver's
 connection. Messages on lanes do not pass through the broker: it knows how many
 there are, and - stands for what it does not know. With --watch, rates are those of
@@ -232,6 +233,7 @@ func statusLines(s, before *wire.Status, verbose, colours bool) []string {
 	}
 	lines = append(lines, "")
 	lines = append(lines, nodeTable(s).lines(colours)...)
+	lines = append(lines, stuckLines(s, colours)...)
 	if len(s.Edges) > 0 {
 		lines = append(lines, "")
 		lines = append(lines, edgeTable(s, before).lines(colours)...)
@@ -246,11 +248,11 @@ func statusLines(s, before *wire.Status, verbose, colours bool) []string {
 }
 
 func nodeTable(s *wire.Status) *table {
-	t := &table{head: []cell{text("NODE"), text("STATE"), text("MEMORY BY"), number("SINCE"), number("REGIONS"), number("LEASED"), number("HELD"), text("CLIENT")}}
+	t := &table{head: []cell{text("NODE"), text("STATE"), text("MEMORY BY"), number("SINCE"), number("REGIONS"), number("LEASED"), number("HELD"), number("KEPT"), text("CLIENT")}}
 	for _, n := range s.Nodes {
 		name := text(n.Dataflow + "/" + n.Node)
 		if !n.Connected {
-			t.rows = append(t.rows, []cell{name, inked(red, text("away")), text("-"), number("-"), number("-"), number("-"), number("-"), text("-")})
+			t.rows = append(t.rows, []cell{name, inked(red, text("away")), text("-"), number("-"), number("-"), number("-"), number("-"), number("-"), text("-")})
 			continue
 		}
 		path := text("shm")
@@ -259,10 +261,22 @@ func nodeTable(s *wire.Status) *table {
 		}
 		t.rows = append(t.rows, []cell{
 			name, inked(green, text("up")), path, number(span(n.ConnectedSeconds)), number(fmt.Sprint(n.Regions)),
-			number(cli.Bytes(n.RegionBytes)), number(cli.Bytes(n.HeldBytes)), text(n.Client),
+			number(cli.Bytes(n.RegionBytes)), number(cli.Bytes(n.HeldBytes)), number(cli.Bytes(n.KeptBytes)), text(n.Client),
 		})
 	}
 	return t
+}
+
+// stuckLines names the nodes that hold messages for too long and cannot move them
+// out of shared memory.
+func stuckLines(s *wire.Status, colours bool) (lines []string) {
+	for _, n := range s.Nodes {
+		if n.Stuck > 0 {
+			lines = append(lines, paint(colours, yellow, fmt.Sprintf("%s/%s holds %s for too long and cannot evacuate: %s",
+				n.Dataflow, n.Node, cli.Plural(int(n.Stuck), "message"), n.StuckReason)))
+		}
+	}
+	return lines
 }
 
 // clip cuts a text to a number of letters.

@@ -117,6 +117,8 @@ func (s *settings) options() []option {
 			usage: "payload inside frames that may wait for one input"},
 		{key: "held_messages_max", value: countValue(&s.HeldMessagesMax, 1),
 			usage: "messages that one node may hold before it gets no more"},
+		{key: "held_max", value: bytesValue(&s.HeldBytesMax),
+			usage: "of what one node holds for too long, so much it may move out of shared memory; 0 is off"},
 		{key: "dataflows_max", value: countValue(&s.FlowsMax, 1),
 			usage: "dataflows at a time, those of brokerctl run included"},
 		{key: "handshake_timeout", value: durationValue(&s.HandshakeTimeout),
