@@ -100,6 +100,7 @@ func (w *world) launchNode(id string, p program, env ...string) *child {
 	c.cmd.Env = append(append(os.Environ(), programEnv+"="+string(text),
 		"BROKERD_ADDR="+w.broker.addr, "BROKERD_DATAFLOW="+flowName, "BROKERD_NODE="+id), env...)
 	c.cmd.Stderr = c.stderr
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: w.user}
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		w.t.Fatal(err)
 	}

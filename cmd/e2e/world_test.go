@@ -39,6 +39,10 @@ type world struct {
 	lanes bool
 	// binary is what the next node process runs; empty: this test.
 	binary string
+	// brokerd is what the next broker runs; empty: what the tests have built.
+	brokerd string
+	// user is whose the next processes are; nil: that of the test.
+	user *syscall.Credential
 	// restarts is set when a sender was killed and started again.
 	restarts bool
 	// reloaded is set when edges were removed: their drops are in the log only.
@@ -130,10 +134,15 @@ func tail(text string, n int) string {
 func (w *world) launch(addr string) *daemon {
 	w.t.Helper()
 	args := append([]string{"--listen", addr, "--log-format", "json", "--dataflow", w.flow, "--shm-prefix", w.prefix}, w.args...)
-	b := &daemon{cmd: exec.Command(brokerdPath(w.t), args...), log: newJournal(), done: make(chan struct{})}
+	path := w.brokerd
+	if path == "" {
+		path = brokerdPath(w.t)
+	}
+	b := &daemon{cmd: exec.Command(path, args...), log: newJournal(), done: make(chan struct{})}
 	if w.filesLimit > 0 {
 		b.cmd = exec.Command("/bin/sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, w.filesLimit), "sh", b.cmd.Path}, args...)...)
 	}
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: w.user}
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		w.t.Fatal(err)
