@@ -26,7 +26,11 @@ const (
 	EnvNoSharedMem   = "BROKERD_NO_SHM"
 	EnvNoLanes       = "BROKERD_NO_LANES"
 	EnvSpin          = "BROKERD_SPIN"
+	EnvDebug         = "BROKERD_DEBUG"
 )
+
+// debugProtect is the option of BROKERD_DEBUG that sets Config.Protect.
+const debugProtect = "protect"
 
 const (
 	dialTimeoutDefault = 5 * time.Second
@@ -52,15 +56,21 @@ type Config struct {
 	// one to spare it makes everything slower. 0: sleep at once.
 	Spin time.Duration
 
+	// Protect finds uses of a message's bytes after its Release, of a loan's after its
+	// Publish, writes to payloads and steps past their end: each is a segmentation
+	// fault at the spot, and a text that names the message and where it was released.
+	// It copies every payload. Linux only. It takes over debug.SetCrashOutput.
+	Protect bool
+
 	Logger      *slog.Logger  // slog.Default() if nil
 	DialTimeout time.Duration // for one try to connect, handshake included; 5 s if 0
 	BackoffMax  time.Duration // longest pause between two tries; 2 s if 0
 }
 
 // ConfigFromEnv reads BROKERD_ADDR, BROKERD_DATAFLOW, BROKERD_NODE,
-// BROKERD_AUTH_TOKEN_FILE, BROKERD_NO_SHM, BROKERD_NO_LANES and BROKERD_SPIN
-// (like "50us"). Tools that start the processes of
-// a dataflow set them. Errors (ErrConfig) name the variable and show an example.
+// BROKERD_AUTH_TOKEN_FILE, BROKERD_NO_SHM, BROKERD_NO_LANES, BROKERD_SPIN (like
+// "50us") and BROKERD_DEBUG (a list with commas in it; "protect" is the one option
+// there is). Tools that start the processes of a dataflow set them. Errors (ErrConfig) name the variable and show an example.
 func ConfigFromEnv() (Config, error) {
 	cfg := Config{
 		Addr:     os.Getenv(EnvAddr),
@@ -102,6 +112,16 @@ func ConfigFromEnv() (Config, error) {
 			problems = append(problems, fmt.Errorf("%w: environment variable %s=%q is no duration; for example %s=50us", ErrConfig, EnvSpin, s, EnvSpin))
 		}
 		cfg.Spin = spin
+	}
+	for _, option := range strings.Split(os.Getenv(EnvDebug), ",") {
+		switch strings.TrimSpace(option) {
+		case "":
+		case debugProtect:
+			cfg.Protect = true
+		default:
+			problems = append(problems, fmt.Errorf("%w: environment variable %s: unknown option %q; known is %s (Config.Protect)",
+				ErrConfig, EnvDebug, strings.TrimSpace(option), debugProtect))
+		}
 	}
 	if path := os.Getenv(EnvAuthTokenFile); path != "" {
 		token, err := os.ReadFile(path)

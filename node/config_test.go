@@ -25,24 +25,25 @@ func TestConfigFromEnv(t *testing.T) {
 		want []string // parts of the error
 	}{
 		{"nothing", nil, []string{"BROKERD_DATAFLOW=demo", "BROKERD_NODE=camera"}},
-		{"all", map[string]string{EnvAddr: "[::1]:9", EnvDataflow: "d", EnvNode: "n", EnvAuthTokenFile: token, EnvNoSharedMem: "1", EnvNoLanes: "true", EnvSpin: "50us"}, nil},
+		{"all", map[string]string{EnvAddr: "[::1]:9", EnvDataflow: "d", EnvNode: "n", EnvAuthTokenFile: token, EnvNoSharedMem: "1", EnvNoLanes: "true", EnvSpin: "50us", EnvDebug: " protect,"}, nil},
 		{"address", map[string]string{EnvAddr: "localhost", EnvDataflow: "d", EnvNode: "n"}, []string{`"localhost"`, "127.0.0.1:7447"}},
 		{"id", map[string]string{EnvDataflow: "d", EnvNode: "a/b"}, []string{"Node", "a/b"}},
 		{"switch", map[string]string{EnvDataflow: "d", EnvNode: "n", EnvNoSharedMem: "maybe"}, []string{"BROKERD_NO_SHM=1", "maybe"}},
 		{"other switch", map[string]string{EnvDataflow: "d", EnvNode: "n", EnvNoLanes: "maybe"}, []string{"BROKERD_NO_LANES=1", "maybe"}},
 		{"spin", map[string]string{EnvDataflow: "d", EnvNode: "n", EnvSpin: "50"}, []string{"BROKERD_SPIN=50us"}},
 		{"negative spin", map[string]string{EnvDataflow: "d", EnvNode: "n", EnvSpin: "-1s"}, []string{"Spin"}},
+		{"debug option", map[string]string{EnvDataflow: "d", EnvNode: "n", EnvDebug: "protect,spee"}, []string{EnvDebug, `"spee"`, "known is protect"}},
 		{"no token", map[string]string{EnvDataflow: "d", EnvNode: "n", EnvAuthTokenFile: token + "x"}, []string{EnvAuthTokenFile, "no such file"}},
 		{"empty token", map[string]string{EnvDataflow: "d", EnvNode: "n", EnvAuthTokenFile: empty}, []string{"is empty"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			for _, name := range []string{EnvAddr, EnvDataflow, EnvNode, EnvAuthTokenFile, EnvNoSharedMem, EnvNoLanes, EnvSpin} {
+			for _, name := range []string{EnvAddr, EnvDataflow, EnvNode, EnvAuthTokenFile, EnvNoSharedMem, EnvNoLanes, EnvSpin, EnvDebug} {
 				t.Setenv(name, tt.env[name])
 			}
 			cfg, err := ConfigFromEnv()
 			if tt.want == nil {
-				if err != nil || string(cfg.AuthToken) != "secret" || !cfg.NoSharedMemory || !cfg.NoLanes || cfg.Spin != 50*time.Microsecond || cfg.Addr != "[::1]:9" {
+				if err != nil || string(cfg.AuthToken) != "secret" || !cfg.NoSharedMemory || !cfg.NoLanes || !cfg.Protect || cfg.Spin != 50*time.Microsecond || cfg.Addr != "[::1]:9" {
 					t.Errorf("%+v, %v", cfg, err)
 				}
 				return

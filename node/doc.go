@@ -67,6 +67,18 @@
 // outputs travel inside the frame, which is faster for them than shared memory
 // that goes through the broker; a node that is not local sends all payloads so.
 //
+// # Finding mistakes
+//
+// With BROKERD_DEBUG=protect in its environment (or [Config].Protect) a program ends
+// at the spot where it uses a payload or metadata after Release, writes to a payload,
+// or writes to a loan after Publish or Discard, and in whatever goroutine. The last
+// thing it says is which message of which input or output that was, where it was used,
+// and where it was given up. Every payload is copied for that, so it is slow; run
+// tests with it. Linux only. A system call that is given such bytes does not end the
+// program: it fails with EFAULT ("bad address"). The mode has a process that watches
+// for the end of this one, started from the program's own file, and takes
+// [runtime/debug.SetCrashOutput] for itself. How it works: docs/adr/0014-protect.md.
+//
 // # Lanes
 //
 // Between two nodes of one machine and user the broker grants a lane: messages go

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime"
 	"sync/atomic"
+
+	"github.com/brokerd/brokerd/node/internal/protect"
 )
 
 const (
@@ -33,9 +35,10 @@ type loanState struct {
 // unused states, is set only while the loan is open.
 type loanRecord struct {
 	output *Output
-	estate *estate // nil: heap buffer
-	lease  lease   // its buffer is the loan's bytes
-	heap   []byte  // kept from loan to loan
+	estate *estate        // nil: heap buffer
+	lease  lease          // its buffer is the loan's bytes
+	heap   []byte         // kept from loan to loan
+	guard  *protect.Block // in protect mode: what the user writes to instead
 }
 
 // Loan returns memory for a message of n bytes. It takes no round trip to the
@@ -81,6 +84,9 @@ func (o *Output) Loan(ctx context.Context, n int) (Loan, error) {
 		}
 		rec.lease.buffer = rec.heap[:n:n]
 	}
+	if o.n.vault != nil {
+		rec.protect(n)
+	}
 	return Loan{state: st, generation: st.generation.Add(1), output: o}, nil
 }
 
@@ -121,7 +127,13 @@ func (l Loan) check(use string) *loanRecord {
 // Bytes returns the memory, of the length asked for. It is the caller's to write
 // until Publish or Discard; a later use panics here, and a slice kept from before
 // must not be written any more: receivers read it.
-func (l Loan) Bytes() []byte { return l.check("Bytes").lease.buffer }
+func (l Loan) Bytes() []byte {
+	rec := l.check("Bytes")
+	if rec.guard != nil {
+		return rec.guarded()
+	}
+	return rec.lease.buffer
+}
 
 // Truncate shortens the message to its first n bytes.
 func (l Loan) Truncate(n int) {
@@ -145,6 +157,9 @@ func (l Loan) Publish(ctx context.Context, metadata ...Attr) error {
 		return ErrLoanSpent
 	}
 	rec, o := l.state.rec, l.output
+	if rec.guard != nil {
+		copy(rec.lease.buffer, rec.guarded())
+	}
 	for {
 		out := outgoing{payload: rec.lease.buffer}
 		if rec.estate != nil {
@@ -152,6 +167,9 @@ func (l Loan) Publish(ctx context.Context, metadata ...Attr) error {
 		}
 		err := o.post(ctx, &out, metadata)
 		if err == nil {
+			if rec.guard != nil {
+				rec.spend(protect.Published, out.seq)
+			}
 			l.finish()
 			return nil
 		}
@@ -210,7 +228,7 @@ func (l Loan) finish() {
 
 func (o *Output) keepLoanState(st *loanState) {
 	rec := st.rec
-	rec.output, rec.estate, rec.lease = nil, nil, lease{}
+	rec.output, rec.estate, rec.lease, rec.guard = nil, nil, lease{}, nil
 	if cap(rec.heap) > loanBufferBytesKept {
 		rec.heap = nil
 	}
@@ -226,6 +244,9 @@ func (l Loan) Discard() {
 		return
 	}
 	rec, o := l.state.rec, l.output
+	if rec.guard != nil {
+		rec.spend(protect.Discarded, 0)
+	}
 	o.mu.Lock()
 	e, token := rec.estate, rec.lease.token
 	o.keepLoanState(l.state)
@@ -241,6 +262,9 @@ func lostLoan(rec *loanRecord) {
 	o := rec.output
 	if o == nil {
 		return // an unused state
+	}
+	if rec.guard != nil {
+		rec.spend(protect.Forgotten, 0)
 	}
 	if rec.estate != nil {
 		rec.estate.memory.discard(rec.lease.token)

@@ -53,6 +53,8 @@ type record struct {
 	ledger lane.Ledger
 	own    []byte // metadata of messages on lanes; kept from message to message
 
+	guard *guard // nil unless the node runs in protect mode
+
 	seq      wire.Seq
 	timeNS   int64
 	dropped  uint64
@@ -138,7 +140,7 @@ func (m Message) Release() {
 func (r *receiver) release(rec *record, st *state) {
 	r.mu.Lock()
 	s, e, l, c, view, token, region := rec.session, rec.estate, rec.lane, rec.chunk, rec.view, rec.token, rec.region
-	ledger := rec.ledger
+	ledger, guard := rec.ledger, rec.guard
 	r.held.remove(rec)
 	verdict := appendDone
 	if token != 0 {
@@ -149,6 +151,9 @@ func (r *receiver) release(rec *record, st *state) {
 	}
 	r.mu.Unlock()
 
+	if guard != nil {
+		guard.spend(st != nil)
+	}
 	if verdict == appendWrite {
 		s.link.flush()
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/brokerd/brokerd/node/internal/protect"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -26,6 +27,8 @@ type Node struct {
 	life context.Context // ends with Close
 	die  context.CancelFunc
 	done chan struct{} // closed when all goroutines have ended
+	// vault has a copy of every payload in protect mode; else it is nil.
+	vault *protect.Vault
 
 	stats    counters
 	receiver receiver
@@ -58,6 +61,12 @@ func Connect(ctx context.Context, cfg Config) (*Node, error) {
 	n.life, n.die = context.WithCancel(context.Background())
 	n.receiver.n = n
 	n.sleeper = newSleeper(n.cfg.Spin)
+	if cfg.Protect {
+		if err := n.openVault(); err != nil {
+			n.die()
+			return nil, err
+		}
+	}
 	s, err := n.redial(ctx, false)
 	if err != nil {
 		n.die()

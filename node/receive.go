@@ -341,6 +341,9 @@ func (r *receiver) take(q queued) (Event, error) {
 // handOut makes a message the user's.
 func (r *receiver) handOut(st *state, in *input) Event {
 	rec := st.rec
+	if r.n.vault != nil {
+		rec.protect(r.n, in)
+	}
 	r.held.insert(rec)
 	gen := st.generation.Add(1) // odd: held
 	stats := &r.n.stats

@@ -32,6 +32,7 @@ func TestDemo(t *testing.T) {
 		run  func(t *testing.T, program string)
 	}{
 		{"ends by itself", testDemoEndsByItself},
+		{"in protect mode", testDemoProtected},
 		{"interrupted", testDemoInterrupted},
 		{"interrupted twice", testDemoInterruptedTwice},
 		{"node killed", testDemoWhoseNodeIsKilled},
@@ -189,6 +190,12 @@ func testDemoEndsByItself(t *testing.T, program string) {
 	}
 	noProcesses(t, program)
 	d.noMemory()
+}
+
+// Nodes that are correct do not notice that they are watched.
+func testDemoProtected(t *testing.T, program string) {
+	t.Setenv("BROKERD_DEBUG", "protect")
+	testDemoEndsByItself(t, program)
 }
 
 func testDemoInterrupted(t *testing.T, program string) {

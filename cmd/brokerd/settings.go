@@ -61,7 +61,7 @@ const envPrefix = "BROKERD_"
 
 // foreignEnv are the names with our prefix that mean something to nodes and
 // brokerctl, not to brokerd; they may well be set around it.
-var foreignEnv = []string{"BROKERD_ADDR", "BROKERD_DATAFLOW", "BROKERD_NODE", "BROKERD_NO_SHM", "BROKERD_NO_LANES", "BROKERD_SPIN"}
+var foreignEnv = []string{"BROKERD_ADDR", "BROKERD_DATAFLOW", "BROKERD_NODE", "BROKERD_NO_SHM", "BROKERD_NO_LANES", "BROKERD_SPIN", "BROKERD_DEBUG"}
 
 // configEnv names the configuration file, in place of --config.
 const configEnv = envPrefix + "CONFIG"

@@ -29,6 +29,7 @@ type program struct {
 	Keep     int           // messages that are held at a time; the oldest goes first
 	KeepAll  bool          // none is ever released, unless told to
 	Takeover bool
+	Misuse   string // of the first message that comes, see misuse
 	// Auto is a send order that it follows by itself, once so many of the output's
 	// edges are on lanes.
 	Auto      *order
@@ -38,13 +39,15 @@ type program struct {
 // order is one line to a node process. Do says which of the others matter.
 type order struct {
 	ID     int
-	Do     string // send, halt, await, report, mark, deafen, recheck, release, close_output, close
+	Do     string // send, halt, await, report, mark, deafen, recheck, release, misuse, close_output, close
 	Output string // send, await, close_output
 	Count  uint64 // send: 0 is until halt; await: receivers
 
 	Sizes []int         // send: bytes of the payloads, in turn
 	Every time.Duration // send: pace; 0: as fast as it goes
 	Loan  bool          // send: in place, without a copy
+
+	Misuse string // misuse: of a loan of Sizes[0] bytes
 }
 
 // answer is one line from a node process.
@@ -244,6 +247,12 @@ func (p *nodeProcess) obey(o order) {
 		p.say(failed(o.ID, p.recheck(false)))
 	case "release":
 		p.say(failed(o.ID, p.recheck(true)))
+	case "misuse":
+		out, err := p.n.Output(o.Output)
+		if err == nil {
+			err = misuseLoan(out, o.Sizes[0], o.Misuse)
+		}
+		p.say(failed(o.ID, err))
 	default:
 		p.say(failed(o.ID, fmt.Errorf("unknown order %q", o.Do)))
 	}
@@ -382,9 +391,15 @@ func publish(ctx context.Context, out *node.Output, inPlace bool, buffer []byte,
 // receive is the event loop of a node process.
 func (p *nodeProcess) receive() {
 	defer close(p.deaf)
+	if p.program.Misuse == "lost" {
+		readLost(loseMessage(p.n))
+	}
 	for ev := range p.n.Events(p.ears) {
 		switch ev.Kind {
 		case node.EventInput:
+			if p.program.Misuse != "" {
+				misuse(ev.Message, p.program.Misuse)
+			}
 			p.take(ev)
 			if p.program.Sleep > 0 {
 				time.Sleep(p.program.Sleep)
