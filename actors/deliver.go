@@ -244,7 +244,8 @@ func (c *core) announceClosed(s *session) {
 func (c *core) copyPayload(s *session, e *edge) {
 	m := e.popQueue()
 	s.copying, s.copied = e, m
-	e.out++ // until payloadRead, so that nothing else takes its room
+	s.copiedLost, e.lost = e.lost, 0 // what is dropped from now on comes behind it
+	e.out++                          // until payloadRead, so that nothing else takes its room
 	c.poolOut = append(c.poolOut, poolRequest{
 		kind: poolRead, session: s.id, region: m.region.id,
 		offset: m.offset, length: m.length, message: m, edge: e,
@@ -266,9 +267,13 @@ func (c *core) payloadRead(now time.Time, rep *poolReply) {
 		c.drop(now, e, m, wire.DropReceiverGone)
 	case rep.err != nil:
 		c.journal.warn("payload could not be read from its region", zap.String("from", e.from), zap.String("to", e.to), zap.Error(rep.err))
+		e.lost += s.copiedLost
 		c.drop(now, e, m, wire.DropBadDescriptor)
 	default:
+		behind := e.lost
+		e.lost = s.copiedLost
 		c.deliverItem(now, s, e, m, rep.payload)
+		e.lost = behind
 		c.endInputs(s)
 	}
 	s.copying, s.copied = nil, nil

@@ -55,6 +55,7 @@ type session struct {
 	copied     *message                  // the one that is being read
 	evacuates  bool                      // it moves what it holds for too long to memory of its own
 	keeps      wire.Kept                 // how much of that it has
+	copiedLost uint64                    // dropped before that, since the last delivered message
 	framing    bool                      // out ends in an Inputs frame that is not complete
 	frameStart int
 
