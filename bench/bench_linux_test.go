@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/brokerd/brokerd/cmd/brokerctl/bench"
 )
 
@@ -25,7 +27,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(mainVariable) != "" || len(os.Args) > 1 && os.Args[1] == childCommand {
 		main()
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // brokerProgram builds brokerd once for all tests.

@@ -138,6 +138,3 @@ func flowText() string {
 func (n *nodeSpec) input(id string) int {
 	return slices.IndexFunc(n.inputs, func(in inputSpec) bool { return in.id == id })
 }
-
-// local reports whether the node's messages can take lanes.
-func (n *nodeSpec) lanes() bool { return n.environ == "" }

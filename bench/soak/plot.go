@@ -5,7 +5,9 @@ package main
 import (
 	"fmt"
 	"image/color"
+	"math"
 	"os"
+	"strconv"
 	"time"
 
 	"gonum.org/v1/plot"
@@ -91,11 +93,11 @@ func panels() []panel {
 
 const (
 	picturePixels = 1500 // across
-	panelPixels   = 230
+	panelPixels   = 190
 	plotDPI       = 110
 )
 
-// draw writes the picture of a soak as PNG.
+// drawPicture writes the picture of a soak as PNG.
 func drawPicture(path, title string, w *world, samples []sample, start, warm time.Time, quiet [2]time.Time) error {
 	list := panels()
 	minutes := func(t time.Time) float64 { return t.Sub(start).Minutes() }
@@ -119,12 +121,16 @@ func drawPicture(path, title string, w *world, samples []sample, start, warm tim
 				return err
 			}
 		}
+		if len(p.curves) > 1 {
+			d.Y.Max *= headroom
+		}
 		rows = append(rows, []*plot.Plot{d})
 	}
 	rate, err := ratePanel(samples, w.events, minutes, end, quiet)
 	if err != nil {
 		return err
 	}
+	rate.X.Tick.Marker = ticks(10, true)
 	rate.X.Label.Text = fmt.Sprintf("minutes; red: brokerd killed (%d times); ticks below: a node killed (%d), restarted (%d), stopped (%d); shaded: nobody touches brokerd",
 		w.counts["kill brokerd"], w.counts["kill"], w.counts["restart"], w.counts["stop"])
 	rows = append(rows, []*plot.Plot{rate})
@@ -143,11 +149,38 @@ func newPanel(title string, end float64) *plot.Plot {
 		*size = vg.Points(8)
 	}
 	d.Title.TextStyle.Font.Size = vg.Points(10)
+	d.Y.Tick.Marker = ticks(4, true)
+	d.X.Tick.Marker = ticks(10, false)
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = color.Gray{0xe6}, color.Gray{0xe6}
 	d.Add(grid)
 	return d
 }
+
+// ticks places about n ticks at round numbers, with labels or without.
+func ticks(n int, labels bool) plot.TickerFunc {
+	return func(low, high float64) []plot.Tick {
+		step := math.Pow(10, math.Floor(math.Log10((high-low)/float64(n))))
+		for _, factor := range []float64{1, 2, 5, 10} {
+			if (high-low)/(step*factor) <= float64(n)+0.5 {
+				step *= factor
+				break
+			}
+		}
+		var all []plot.Tick
+		for i := math.Ceil(low / step); i*step <= high*1.0001; i++ {
+			tick := plot.Tick{Value: i * step}
+			if tick.Label = " "; labels {
+				tick.Label = strconv.FormatFloat(i*step, 'g', 4, 64)
+			}
+			all = append(all, tick)
+		}
+		return all
+	}
+}
+
+// headroom is the part of a panel above the highest value, for the legend.
+const headroom = 1.4
 
 // shade paints the time in which nobody touches the broker.
 func shade(d *plot.Plot, from, to float64) { d.Add(&shadow{from, to}) }

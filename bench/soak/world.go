@@ -174,7 +174,7 @@ func (w *world) lookForDead() {
 	}
 }
 
-// stopped sends SIGSTOP or SIGCONT to a process.
+// stop sends SIGSTOP or SIGCONT to a process.
 func (p *process) stop(stop bool) {
 	if p.stopped == stop {
 		return
