@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -88,7 +87,7 @@ type received struct {
 type inputReport struct {
 	Lives  []*received
 	MaxGap time.Duration // longest time without a message since mark
-	P50    time.Duration // age of the messages since mark, of the last of them if there were many
+	P50    time.Duration // age of the messages since mark, a few per cent too much
 	P99    time.Duration
 	Closed string // reason; empty: open
 	Fresh  bool   // nothing received since the last (re)connect
@@ -441,26 +440,6 @@ func (p *nodeProcess) input(id string) *inputReport {
 		p.last[id], p.ages[id] = time.Now(), &ages{}
 	}
 	return in
-}
-
-// ages are how old the last messages were when they came.
-type ages struct {
-	n    int
-	last [4096]time.Duration
-}
-
-func (a *ages) add(age time.Duration) {
-	a.last[a.n%len(a.last)] = age
-	a.n++
-}
-
-func (a *ages) percentiles() (p50, p99 time.Duration) {
-	all := slices.Clone(a.last[:min(a.n, len(a.last))])
-	if len(all) == 0 {
-		return 0, 0
-	}
-	slices.Sort(all)
-	return all[len(all)/2], all[len(all)*99/100]
 }
 
 // take checks one message, enters it into the books, and keeps or releases it.
