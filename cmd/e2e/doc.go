@@ -26,6 +26,7 @@
 // # Running
 //
 //	go test ./cmd/e2e                      less than two minutes
+//	BROKERD_SIEGE=1000000 go test ./cmd/e2e -run Siege -count=1 -v -timeout 20m
 //	BROKERD_TORTURE=50 go test ./cmd/e2e -run Torture -timeout 30m
 //	go test ./cmd/e2e -run Failures -update  rewrites docs/failures.md
 package e2e

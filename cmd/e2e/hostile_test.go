@@ -54,7 +54,7 @@ func (b *bystanders) check() {
 		if in = b.sink.report().Inputs["frames"]; in == nil || in.Lives[0].Count < s.Sent {
 			return fmt.Errorf("%d sent, received: %+v", s.Sent, in)
 		}
-		if e := edgeTo(b.w.t, status, "sink/frames"); e.Delivered != s.Sent || e.Dropped != 0 {
+		if e := edgeTo(b.w.t, status, b.sink.id+"/frames"); e.Delivered != s.Sent || e.Dropped != 0 {
 			return fmt.Errorf("%d sent, edge %+v", s.Sent, e)
 		}
 		return nil

@@ -34,7 +34,10 @@ func TestMain(m *testing.M) {
 	if text := os.Getenv(programEnv); text != "" {
 		os.Exit(runProgram(text))
 	}
-	torments = os.Getenv(tortureEnv)
+	if text := os.Getenv(besiegerEnv); text != "" {
+		os.Exit(runBesieger(text))
+	}
+	torments, siegeFrames = os.Getenv(tortureEnv), os.Getenv(siegeEnv)
 	// The variables of whoever runs the tests must not decide them.
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
