@@ -120,7 +120,7 @@ func (o *Output) roomOnLanes(want bool) bool {
 	room := true
 	for i := 0; i < len(o.lanes); i++ {
 		l := o.lanes[i]
-		if !l.block {
+		if !l.block || !want && l.producer.Roomy() && !l.producer.Closed() {
 			continue
 		}
 		_, verdict := l.producer.Room()

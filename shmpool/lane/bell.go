@@ -40,6 +40,9 @@ func (b *Bell) Arm() {
 // Disarm takes Arm back: the node has found something to do.
 func (b *Bell) Disarm() {
 	defer guardQuiet(debug.SetPanicOnFault(true))
+	if atomic.LoadUint64(&b.words[bellWord]) == 0 {
+		return // it was rung: the line stays with the ringer
+	}
 	point(opBell)
 	atomic.StoreUint64(&b.words[bellWord], 0)
 }

@@ -72,7 +72,7 @@ func (h *hostile) scribble() {
 func (h *hostile) push() {
 	p := h.producer
 	d := descriptor(1, 2)
-	p.op.start(&d)
+	p.op.start(&p.state, &d)
 	for steps := 0; !p.op.step(&p.state, p.words, p.ring); steps++ {
 		if steps > hostilePushSteps {
 			h.tb.Fatalf("a push takes more than %d steps", steps)

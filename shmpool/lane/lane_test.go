@@ -328,6 +328,10 @@ func TestCorruptStays(t *testing.T) {
 	r := newRig(t, 4, wire.PolicyBlock)
 	head := r.words[headWord]
 	r.words[headWord] = headTake(head) // taken from an empty queue
+	for range r.cfg.QueueSize {        // the producer knows of so much room
+		r.words[headWord] = headTake(r.words[headWord])
+		r.mustPush(t, 1, Pushed)
+	}
 	r.mustPush(t, 1, Corrupt)
 	if v, _, _ := r.consumer.Pop(new(Descriptor)); v != Corrupt || r.consumer.Ready() {
 		t.Error(v)
@@ -430,7 +434,7 @@ func TestRunIsSteps(t *testing.T) {
 			if random.IntN(2) == 0 {
 				d := descriptor(uint8(i), uint8(i>>8))
 				for _, r := range []*rig{fast, slow} {
-					r.producer.op.start(&d)
+					r.producer.op.start(&r.producer.state, &d)
 				}
 				fast.producer.op.run(&fast.producer.state, fast.words, fast.producer.ring)
 				for p := slow.producer; !p.op.step(&p.state, p.words, p.ring); {

@@ -239,7 +239,7 @@ func (w *world) stepProducer(p *plan) error {
 				w.producer = producerPushes
 			}
 			d := descriptor(w.message, w.slot)
-			w.push.start(&d)
+			w.push.start(&w.sender, &d)
 			return nil
 		}
 		w.producer = producerArmsForSlot
@@ -373,7 +373,7 @@ func (w *world) settlePush(p *plan) {
 		w.next(p, Pushed)
 	case Full:
 		d := descriptor(w.message, w.slot)
-		w.push.start(&d)
+		w.push.start(&w.sender, &d)
 		w.producer = producerArms
 	case Refused, Closed:
 		w.producer = producerClearsOwn

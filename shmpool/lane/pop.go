@@ -143,6 +143,13 @@ func (o *pop) look(r *receiver, head uint64) bool {
 	}
 	o.head = head
 	o.phase = popLoadTail
+	// The tail that was read last will do while there is something before it: what
+	// was pushed stays so, and the tail's cache line with the producer. The head may
+	// have passed that tail, or not be an honest one: then the difference is large.
+	if known := uint32(r.tail) - headPosition(head); known-1 < r.limit {
+		o.next = 0
+		o.phase = popRead
+	}
 	return false
 }
 

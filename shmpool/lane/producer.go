@@ -42,7 +42,7 @@ func (p *Producer) Push(d *Descriptor, cookie uint64) (v Verdict, victim uint64,
 	if p.corrupt {
 		return Corrupt, 0, false
 	}
-	p.op.start(d)
+	p.op.start(&p.state, d)
 	v = p.run()
 	p.corrupt = v == Corrupt
 	if v == Pushed {
@@ -58,6 +58,11 @@ func (p *Producer) run() (v Verdict) {
 	p.op.run(&p.state, p.words, p.ring)
 	return p.op.verdict
 }
+
+// Roomy reports whether there is room for a message, as far as that is known
+// without a look at shared memory: false means that Room has to say. A closed lane
+// may be roomy.
+func (p *Producer) Roomy() bool { return !p.corrupt && p.state.room() > 0 }
 
 // Room returns how many messages can be pushed now without dropping one: with
 // Pushed if there is room, Full if there is none, 0 and Closed or Corrupt if no
@@ -92,7 +97,7 @@ func (p *Producer) room() (n int, v Verdict) {
 	case pushDone:
 		return 0, Corrupt
 	}
-	n = int(s.limit - (uint32(s.tail) - s.position))
+	n = int(s.room())
 	if n == 0 {
 		return 0, Full
 	}

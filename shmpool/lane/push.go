@@ -27,6 +27,9 @@ type sender struct {
 	window   window
 }
 
+// room is how many messages can be pushed at least without dropping one.
+func (s *sender) room() uint32 { return s.limit - (uint32(s.tail) - s.position) }
+
 // sent is what the producer remembers of a message on the lane. The entry itself
 // lies in memory that the peer can write to.
 type sent struct {
@@ -65,9 +68,14 @@ type push struct {
 	entry   [entryWords]uint64
 }
 
-// start makes the machine ready for another message.
-func (o *push) start(d *Descriptor) {
+// start makes the machine ready for another message. While the head that was read
+// last leaves room it is not read again: it only moves on, and its cache line
+// stays with the consumer.
+func (o *push) start(s *sender, d *Descriptor) {
 	o.phase, o.evicted, o.tries, o.next = pushLoadHead, false, 0, 0
+	if s.room() > 0 {
+		o.phase = pushWrite
+	}
 	o.entry = [entryWords]uint64{
 		entrySeq:        uint64(d.Seq),
 		entryTime:       uint64(d.TimeNS),
@@ -130,6 +138,7 @@ func (o *push) step(s *sender, words []uint64, ring []sent) bool {
 		o.drop = ring[s.position&s.mask]
 		o.victim, o.evicted = o.drop.cookie, true
 		s.evicted++
+		s.position++
 		o.phase = pushLoadWindow
 	case pushRefuse:
 		point(opPush)
