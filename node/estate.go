@@ -14,10 +14,9 @@ import (
 )
 
 // Order of locks, outermost first: Node.mu; receiver.mu or Output.mu; memory.mu;
-// estate.views, estate.bellsMu, link.mu. Output.ringMu is taken with Output.mu
-// held and outlives it. Nobody holds one of them while he rouses the sleeper,
-// rings a bell of another process (but for ringMu, which guards nothing else), or
-// calls the user's log handler.
+// estate.views, estate.bellsMu, link.mu. Nobody holds one of them while he rouses
+// the sleeper or calls the user's log handler, nor, but for Output.mu, which keeps
+// the bells of its lanes mapped, while he rings a bell of another process.
 
 // estate is what this process holds of one broker's shared memory: regions to
 // write to and to read from, lanes both ways, bells, and the lock on the broker's

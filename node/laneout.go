@@ -336,11 +336,9 @@ func (l *laneOut) abandon() {
 	l.release()
 }
 
-// release unmaps the lane, which nobody can find any more.
+// release unmaps the lane, which nobody can find any more: it is not among the
+// lanes of its output, whose bells are rung.
 func (l *laneOut) release() {
-	o := l.output
-	o.ringMu.Lock() // somebody may still be about to ring
-	defer o.ringMu.Unlock()
 	l.bell.release()
 	if err := l.memory.Close(); err != nil {
 		l.estate.n.log.Warn("lane cannot be unmapped", "peer", l.grant.Peer, "error", err)

@@ -147,6 +147,10 @@ func (m *memory) enter(e *tokenEntry, mask uint64, brokered bool) {
 	switch {
 	case mask != 0:
 		m.lent.push(e)
+		if m.waiting > 0 && !e.held() { // who waits has looked before it was there
+			m.lent.remove(e)
+			m.freeLocked(e, m.clock)
+		}
 		if m.resting {
 			m.resting = false
 			select {

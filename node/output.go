@@ -56,9 +56,6 @@ type Output struct {
 	victims               []victim        // scratch
 	toRing                []*peerBell     // scratch
 	quickRoom             bool            // the last wait for room on a lane was short
-
-	ringMu  sync.Mutex // guards ringing, and keeps the bells in it mapped
-	ringing []*peerBell
 }
 
 // ID returns the output's id.
@@ -217,17 +214,15 @@ func (o *Output) Close() error {
 	if o.session == nil {
 		o.closeLanes()
 	}
-	o.ringUnlock(true)
+	o.unlockChanged()
 	return nil
 }
 
-// closeLanes closes the lanes, because there is no broker to do it; with o.mu
-// held, which is given up with ringUnlock.
+// closeLanes closes the lanes, because there is no broker to do it; with o.mu held.
 func (o *Output) closeLanes() {
-	o.toRing = o.toRing[:0]
 	for _, l := range o.lanes {
 		l.producer.CloseByOwner()
-		o.toRing = append(o.toRing, l.bell)
+		l.bell.Ring()
 	}
 }
 

@@ -42,6 +42,9 @@ func (o *Output) publishLanes(ctx context.Context, out *outgoing, metadata []Att
 	out.seq = o.seq + 1
 	needed := o.online() && o.needsBroker()
 	lanes, answered, shut := o.push(out, needed)
+	// As soon as possible: that they wake up is most of the way. What is left to do
+	// here is done meanwhile.
+	o.ring()
 	needed = needed || shut && o.online()
 	m.sent(out.lease, lanes, needed, out)
 	if len(o.victims) > 0 {
@@ -70,7 +73,11 @@ func (o *Output) publishLanes(ctx context.Context, out *outgoing, metadata []Att
 		}
 		p.Metadata = nil
 	}
-	o.ringUnlock(shut)
+	if shut {
+		o.unlockChanged()
+	} else {
+		o.mu.Unlock()
+	}
 	m.published()
 	if out.meta.token != 0 {
 		m.published()
@@ -186,25 +193,9 @@ func (o *Output) publishOf(out *outgoing, lanes uint64) wire.Publish {
 	return p
 }
 
-// ringUnlock gives up o.mu and wakes the receivers of what was pushed.
-func (o *Output) ringUnlock(changed bool) {
-	if len(o.toRing) == 0 {
-		if changed {
-			o.unlockChanged()
-		} else {
-			o.mu.Unlock()
-		}
-		return
-	}
-	o.ringMu.Lock()
-	defer o.ringMu.Unlock()
-	o.ringing, o.toRing = o.toRing, o.ringing[:0]
-	if changed {
-		o.unlockChanged()
-	} else {
-		o.mu.Unlock()
-	}
-	for _, b := range o.ringing {
+// ring wakes the receivers of what was pushed, after all pushes; with o.mu held.
+func (o *Output) ring() {
+	for _, b := range o.toRing {
 		b.Ring()
 	}
 }

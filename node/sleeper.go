@@ -140,10 +140,16 @@ func (s *sleeper) wait(ctx context.Context, c condition) error {
 			return err
 		}
 		if bell != nil {
-			if s.doze(w, bell, nap) {
-				nap = s.max
-			} else {
+			if !s.doze(w, bell, nap) {
 				nap = min(2*nap, s.napMax())
+				continue
+			}
+			nap = s.max
+			// Most often this is what it waits for, and to arm the bell again would only
+			// delay it. If it is not, there is another look after that.
+			if c.ready() {
+				s.leave(w)
+				return nil
 			}
 			continue
 		}
