@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"image/color"
+	"image/png"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,11 +42,35 @@ func brokerProgram(t *testing.T) string {
 	return path
 }
 
+// drawn reports what is wrong with a picture: it must have some colours.
+func drawn(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	picture, err := png.Decode(f)
+	if err != nil {
+		return err
+	}
+	colours := make(map[color.Color]bool)
+	for x := range picture.Bounds().Dx() {
+		for y := range picture.Bounds().Dy() {
+			colours[picture.At(x, y)] = true
+		}
+	}
+	if len(colours) < len(curves) {
+		return fmt.Errorf("%s has %d colours for %d curves", path, len(colours), len(curves))
+	}
+	return nil
+}
+
 // TestEveryPathDelivers runs everything with real processes, as short as it goes:
 // what it finds is not judged, only that all is there.
 func TestEveryPathDelivers(t *testing.T) {
 	var out, errOut bytes.Buffer
-	status := run([]string{"--brokerd", brokerProgram(t), "--sizes", "0,64,300K", "--count", "5", "--rounds", "2",
+	picture := filepath.Join(t.TempDir(), "latency.png")
+	status := run([]string{"--brokerd", brokerProgram(t), "--plot", picture, "--sizes", "0,64,300K", "--count", "5", "--rounds", "2",
 		"--unpaced", "10ms", "--unpaced-sizes", "64", "--fanout", "1,2", "--fanout-size", "64K", "--first-size", "1M", "--json"}, &out, &errOut)
 	if status != 0 {
 		t.Fatalf("exit status %d: %s", status, errOut.String())
@@ -72,6 +98,9 @@ func TestEveryPathDelivers(t *testing.T) {
 				t.Errorf("%d bytes, %s: ratios %v", row.Bytes, p.Path, p.Ratios)
 			}
 		}
+	}
+	if err := drawn(picture); err != nil {
+		t.Error(err)
 	}
 	for _, p := range report.Throughput[0].Paths {
 		if p.PerSecond <= 0 {

@@ -68,6 +68,9 @@ func run(args []string, out, errOut io.Writer) int {
 		return exitUsage
 	}
 	report, err := o.measure(ctx, errOut)
+	if err == nil && o.plot != "" {
+		err = plotLatency(o.plot, report)
+	}
 	switch {
 	case ctx.Err() != nil:
 		err = errors.New("interrupted")
@@ -98,6 +101,7 @@ type options struct {
 	environ []string
 	json    bool
 	strict  bool
+	plot    string
 	brokerd string
 	timeout time.Duration
 }
@@ -111,6 +115,7 @@ func parse(args []string, errOut io.Writer) (*options, error) {
 	quick := flags.Bool("quick", false, "the same as --preset quick: about a minute")
 	flags.BoolVar(&o.json, "json", false, "print the report as JSON")
 	flags.BoolVar(&o.strict, "strict", false, fmt.Sprintf("exit with %d if a goal is missed", exitMissed))
+	flags.StringVar(&o.plot, "plot", "", "draw the one-way times to this file as well (.png, .svg, .pdf)")
 	flags.StringVar(&o.brokerd, "brokerd", "", "the brokerd to measure (default: built from the source beside this one)")
 	flags.DurationVar(&o.timeout, "timeout", 30*time.Minute, "end a run that takes longer")
 	flags.Usage = func() {

@@ -12,11 +12,14 @@ import (
 	"github.com/brokerd/brokerd/cmd/brokerctl/bench"
 )
 
+// pathNATS is its name in reports.
+const pathNATS = "nats"
+
 // natsPath is one NATS server in a process of its own, core NATS without
 // persistence.
 func natsPath() *bench.Path {
 	return &bench.Path{
-		Name:    "nats",
+		Name:    pathNATS,
 		What:    "NATS " + server.VERSION + ", one server between",
 		SizeMax: natsPayloadMax,
 		Slow:    8,
