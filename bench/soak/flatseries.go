@@ -7,12 +7,14 @@ import "time"
 // What a series may grow by, beside a fraction of itself. Nodes come and go, and
 // with them memory, descriptors and mappings: this is what a few of them make.
 const (
-	growRelative   = 0.25
-	growOwnBytes   = 32 * mib
-	growShmBytes   = 96 * mib
-	growFiles      = 32
-	growMappings   = 64
-	growGoroutines = 6
+	growRelative = 0.25
+	growOwnBytes = 32 * mib
+	growShmBytes = 96 * mib
+	growFiles    = 32
+	growMappings = 64
+	// A node keeps for a minute what it had mapped under a broker that died.
+	growNodeMappings = 160
+	growGoroutines   = 6
 )
 
 // judgeAll judges everything that must not grow: of the broker while nobody touches
@@ -32,7 +34,7 @@ func judgeAll(samples []sample, warm time.Time, quiet [2]time.Time) []verdict {
 		}
 		all = append(all, s)
 	}
-	process := func(name string, from, to time.Time, of func(sample) *usage) {
+	process := func(name string, from, to time.Time, mappings float64, of func(sample) *usage) {
 		for _, m := range []struct {
 			what, unit string
 			absolute   float64
@@ -40,7 +42,7 @@ func judgeAll(samples []sample, warm time.Time, quiet [2]time.Time) []verdict {
 		}{
 			{"memory of its own", "bytes", growOwnBytes, func(u *usage) float64 { return float64(u.Own) }},
 			{"descriptors", "", growFiles, func(u *usage) float64 { return float64(u.Files) }},
-			{"mappings", "", growMappings, func(u *usage) float64 { return float64(u.Mappings) }},
+			{"mappings", "", mappings, func(u *usage) float64 { return float64(u.Mappings) }},
 		} {
 			add(name+": "+m.what, m.unit, from, to, m.absolute, func(s sample) (float64, bool) {
 				if u := of(s); u != nil {
@@ -54,13 +56,13 @@ func judgeAll(samples []sample, warm time.Time, quiet [2]time.Time) []verdict {
 	if len(samples) > 0 {
 		end = samples[len(samples)-1].Time
 	}
-	process("brokerd", quiet[0], quiet[1], func(s sample) *usage { return s.Broker })
+	process("brokerd", quiet[0], quiet[1], growMappings, func(s sample) *usage { return s.Broker })
 	add("brokerd: goroutines", "", quiet[0], quiet[1], growGoroutines, func(s sample) (float64, bool) {
 		return float64(s.Goroutines), s.Goroutines > 0
 	})
 	for _, n := range nodes {
 		if n.role == roleVeteran {
-			process(n.id, warm, end, func(s sample) *usage {
+			process(n.id, warm, end, growNodeMappings, func(s sample) *usage {
 				if u, ok := s.Nodes[n.id]; ok {
 					return &u
 				}
