@@ -134,8 +134,11 @@ func (c *check) place(p Place) int {
 	return min(c.start[i]+int(p.Number)-1, c.start[i+1]-1)
 }
 
+// lifeAt returns the place of the life that a message is of.
+func (c *check) lifeAt(at int) int { return sort.SearchInts(c.start, at+1) - 1 }
+
 func (c *check) name(at int) string {
-	i := sort.SearchInts(c.start, at+1) - 1
+	i := c.lifeAt(at)
 	return fmt.Sprintf("message %d of life %d", at-c.start[i]+1, c.Lives[i].ID)
 }
 
@@ -215,9 +218,9 @@ func (c *check) mark(m Mark) {
 }
 
 // flowsOn reports whether an edge was on a lane when a broker died, and on the same
-// one under the next.
+// one under the next: its ends are the same processes, and have brought it.
 func (c *check) flowsOn(before, after int, next uint64) bool {
-	if before < 0 || after >= len(c.what) || c.what[before]&c.what[after]&onLane == 0 {
+	if before < 0 || after >= len(c.what) || c.what[before]&c.what[after]&onLane == 0 || c.lifeAt(before) != c.lifeAt(after) {
 		return false
 	}
 	for _, crash := range c.Crashes {

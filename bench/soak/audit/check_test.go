@@ -193,6 +193,16 @@ func TestBrokerKilled(t *testing.T) {
 	}
 }
 
+// The sender was another process when the broker died, whose edge had no lane yet.
+func TestBrokerAndSenderKilled(t *testing.T) {
+	first := life(1, 0, 40, true)
+	first.Killed = at(41)
+	e := edge(first, life(2, 45, 50, true, to(1, 15)...))
+	e.Marks = []Mark{{Kind: MarkConnection, At: Place{1, 40}, Joined: at(60), Broker: 2}}
+	e.Crashes = []Crash{{At: at(50), Broker: 1, Next: 2, From: Place{1, 40}, Whole: true}}
+	expect(t, Check(e), "")
+}
+
 // A sender was killed at 50, while it sent message 50.
 func TestSenderKilled(t *testing.T) {
 	for name, test := range map[string]struct {
