@@ -31,6 +31,9 @@ type core struct {
 	regions   map[wire.RegionID]*region
 	holds     holdTable
 	drops     dropLedger
+	queued    uint64 // inline bytes in the queues of all edges
+	filled    uint64 // edges that have some
+	blocking  uint64 // edges whose receivers hold their senders back
 	lanes     map[wire.RegionID]*edgeLane
 	laneList  []*edgeLane // the same, in the order in which they were made
 	asked     map[uint64]poolAsk

@@ -305,7 +305,7 @@ func (m *model) verify(rt *rapid.T) {
 		}
 		s := m.w.core.sessions[p.id]
 		for _, o := range s.outputs {
-			if want := o.allowed(m.w.core.cfg.QueueBytesMax); o.window < want && p.published[o.index] >= o.window {
+			if want := o.allowed(m.w.core.inputBytes()); o.window < want && p.published[o.index] >= o.window {
 				rt.Fatalf("%s is stuck at window %d of output %s, %d would be allowed", p.node, o.window, o.id, want)
 			}
 			for _, e := range o.edges {

@@ -41,7 +41,7 @@ func (c *core) handed(now time.Time, s *session, taken bool) {
 	s.unconsumed.ref(0).counted = true
 	e.out++
 	for e.policy != wire.PolicyBlock && e.queue.len() > e.room() {
-		c.drop(now, e, e.popQueue(), wire.DropQueueFull)
+		c.drop(now, e, c.popQueue(e), wire.DropQueueFull)
 	}
 }
 
@@ -108,7 +108,7 @@ func (c *core) deliver(now time.Time, s *session) {
 			break
 		}
 		if c.tooLarge(s, e.queue.peek()) {
-			c.drop(now, e, e.popQueue(), wire.DropTooLarge)
+			c.drop(now, e, c.popQueue(e), wire.DropTooLarge)
 			continue
 		}
 		if r := e.queue.peek().region; r != nil {
@@ -121,7 +121,7 @@ func (c *core) deliver(now time.Time, s *session) {
 				c.openRegion(s, r)
 			}
 		}
-		c.deliverItem(now, s, e, e.popQueue(), nil)
+		c.deliverItem(now, s, e, c.popQueue(e), nil)
 	}
 	c.endInputs(s)
 	c.announceLanes(s)
@@ -242,7 +242,7 @@ func (c *core) announceClosed(s *session) {
 // cannot see its region. Until the bytes are there nothing else goes to the
 // node, or the order would be lost.
 func (c *core) copyPayload(s *session, e *edge) {
-	m := e.popQueue()
+	m := c.popQueue(e)
 	s.copying, s.copied = e, m
 	s.copiedLost, e.lost = e.lost, 0 // what is dropped from now on comes behind it
 	e.out++                          // until payloadRead, so that nothing else takes its room

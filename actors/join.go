@@ -167,6 +167,7 @@ func (c *core) join(now time.Time, s *session) {
 	for i, e := range s.inputs {
 		c.attachEdge(now, s, e, i)
 	}
+	c.countBlocking()
 	c.logNode(s, "node joined", zap.Bool("local", s.local), zap.String("remote_reason", s.remoteReason), zap.String("client", s.client))
 	if s.adopting != nil {
 		return
@@ -192,6 +193,7 @@ func (c *core) attachEdge(now time.Time, s *session, e *edge, i int) {
 		return
 	}
 	if e.policy == wire.PolicyBlock {
+		c.blocking++
 		e.source.epoch++
 		e.epoch = e.source.epoch
 	}
@@ -226,6 +228,7 @@ func (c *core) leave(now time.Time, s *session, cause error) {
 		lost += c.detachEdge(now, s, e, drop)
 	}
 	lost += c.dropUnconsumed(now, s, drop)
+	c.countBlocking()
 	if e := s.copying; e != nil {
 		c.drop(now, e, s.copied, drop)
 		s.copying, s.copied = nil, nil
@@ -247,7 +250,7 @@ func (c *core) detachEdge(now time.Time, s *session, e *edge, reason wire.DropRe
 		return 0
 	}
 	for e.queue.len() > 0 {
-		c.drop(now, e, e.popQueue(), reason)
+		c.drop(now, e, c.popQueue(e), reason)
 		lost++
 	}
 	e.sess, e.out, e.ready, e.closing = nil, 0, false, ""

@@ -32,6 +32,9 @@ func (c *core) publish(now time.Time, s *session, p *wire.Publish, owned bool) *
 	if o.ended {
 		return wire.Errorf(wire.CodeWrongState, "publish on output %q after it was closed", o.id)
 	}
+	if r != nil && s.outstanding >= c.cfg.OutstandingMax {
+		return wire.Errorf(wire.CodeQuota, "%d messages of this node are not done, which is the limit", s.outstanding)
+	}
 	o.published++
 	c.counters.MessagesIn++
 	c.counters.BytesIn += p.Length
@@ -46,6 +49,7 @@ func (c *core) publish(now time.Time, s *session, p *wire.Publish, owned bool) *
 	}
 	if r != nil {
 		r.take(slot)
+		s.outstanding++
 	} else {
 		o.largest = max(m.inlineBytes(), o.largest-o.largest/8)
 	}
@@ -144,12 +148,12 @@ func (c *core) enqueue(now time.Time, e *edge, m *message) {
 			return
 		}
 		for e.queue.len() > 0 && (e.queue.len() >= room || c.overBytes(e, m)) {
-			c.drop(now, e, e.popQueue(), wire.DropQueueFull)
+			c.drop(now, e, c.popQueue(e), wire.DropQueueFull)
 		}
 	}
 	m.refs++
 	e.queue.push(m)
-	e.queued += m.inlineBytes()
+	c.weigh(e, m.inlineBytes())
 	if !e.ready && !e.waitsForLane() {
 		e.ready = true
 		e.sess.ready.push(e)
@@ -162,13 +166,55 @@ func (c *core) enqueue(now time.Time, e *edge, m *message) {
 // the sender's window instead, which counts the same bytes.
 func (c *core) overBytes(e *edge, m *message) bool {
 	n := m.inlineBytes()
-	return n > 0 && e.queue.len() > 0 && e.queued+n > c.cfg.QueueBytesMax
+	if n == 0 || e.queue.len() == 0 {
+		return false
+	}
+	if e.queued+n > c.cfg.QueueBytesMax {
+		return true
+	}
+	// All together: whoever has more than an equal share pays.
+	return c.queued+n > c.cfg.QueueTotalMax && e.queued+n > c.cfg.QueueTotalMax/max(1, c.filled)
+}
+
+// inputBytes is what an input with policy block may have waiting: its senders'
+// windows are promises, so that all of them together must be within the limit.
+func (c *core) inputBytes() uint64 {
+	return min(c.cfg.QueueBytesMax, c.cfg.QueueTotalMax/max(1, c.blocking))
+}
+
+// countBlocking is called when somebody has come or gone, or a dataflow changed.
+func (c *core) countBlocking() {
+	c.blocking = 0
+	for _, f := range c.flows {
+		for _, n := range f.nodes {
+			for _, e := range n.inputs {
+				if e.blocks() {
+					c.blocking++
+				}
+			}
+		}
+	}
+}
+
+// weigh notes inline bytes that have come to the queue of an edge.
+func (c *core) weigh(e *edge, n uint64) {
+	if n > 0 && e.queued == 0 {
+		c.filled++
+	}
+	e.queued += n
+	c.queued += n
 }
 
 // popQueue takes the oldest message; its reference passes to the caller.
-func (e *edge) popQueue() *message {
+func (c *core) popQueue(e *edge) *message {
 	m := e.queue.pop()
-	e.queued -= m.inlineBytes()
+	if n := m.inlineBytes(); n > 0 {
+		e.queued -= n
+		c.queued -= n
+		if e.queued == 0 {
+			c.filled--
+		}
+	}
 	if l := e.lane; l != nil && l.before > 0 {
 		l.before--
 	}
@@ -194,6 +240,7 @@ func (c *core) unref(m *message) {
 	}
 	if r := m.region; r != nil {
 		r.free(m.slot)
+		m.sender.outstanding--
 		if m.sender.joined() {
 			m.sender.done = append(m.sender.done, m.token)
 			c.touch(m.sender)
@@ -220,7 +267,7 @@ func (c *core) updateFlow(o *output, must bool) {
 	if s == nil || !s.joined() || s.adopting != nil {
 		return
 	}
-	receivers, window, brokered := o.connected(), o.allowed(c.cfg.QueueBytesMax), o.needBroker()
+	receivers, window, brokered := o.connected(), o.allowed(c.inputBytes()), o.needBroker()
 	if o.told == o.epoch && o.window != wire.WindowUnlimited {
 		// What was promised may be under way: within an epoch a window only grows.
 		window = max(window, o.window)

@@ -46,6 +46,7 @@ func (c *core) applyFlow(now time.Time, def *dataflow.Flow, owner ConnID) {
 		}
 	}
 	c.attachNewPorts(now, f, changed)
+	c.countBlocking()
 	for _, n := range f.sorted() {
 		for _, e := range n.inputs {
 			c.offerLane(e)
@@ -184,7 +185,7 @@ func (c *core) reconfigure(now time.Time, e *edge, in dataflow.Input) {
 	e.configure(in)
 	e.most = max(e.most, e.queueSize)
 	for e.policy != wire.PolicyBlock && !blocked && e.queue.len() > e.room() {
-		c.drop(now, e, e.popQueue(), wire.DropQueueFull)
+		c.drop(now, e, c.popQueue(e), wire.DropQueueFull)
 	}
 	if e.source == nil {
 		return
@@ -240,6 +241,7 @@ func (c *core) removeFlow(now time.Time, f *flow) {
 		c.removeNode(now, f.nodes[id])
 	}
 	delete(c.flows, f.name)
+	c.countBlocking()
 	c.journal.info("dataflow unloaded", zap.String("dataflow", f.name))
 }
 

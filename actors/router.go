@@ -26,7 +26,9 @@ type RouterConfig struct {
 	InlineBytesMax    uint32        // announced to nodes: larger payloads go to shared memory
 	HeartbeatInterval time.Duration // announced to nodes; 0: no heartbeats
 	QueueBytesMax     uint64        // inline bytes that may wait for one input
+	QueueTotalMax     uint64        // inline bytes that may wait for all inputs together
 	HeldMessagesMax   int           // messages that one node may hold at a time
+	OutstandingMax    int           // messages of one sender, in its regions, that are not done
 	FlowsMax          int           // loaded dataflows
 	Lanes             bool          // whether local nodes may have direct paths
 	HeldBytesMax      uint64        // that one node may evacuate to memory of its own; 0: none does
@@ -47,8 +49,14 @@ func (cfg RouterConfig) Defaults() RouterConfig {
 	if cfg.QueueBytesMax == 0 {
 		cfg.QueueBytesMax = 256 << 20
 	}
+	if cfg.QueueTotalMax == 0 {
+		cfg.QueueTotalMax = 4 << 30
+	}
 	if cfg.HeldMessagesMax == 0 {
 		cfg.HeldMessagesMax = 65536
+	}
+	if cfg.OutstandingMax == 0 {
+		cfg.OutstandingMax = 1 << 18
 	}
 	if cfg.FlowsMax == 0 {
 		cfg.FlowsMax = 256

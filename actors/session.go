@@ -63,6 +63,7 @@ type session struct {
 	outputs     []*output // by wire.OutputIndex
 	regions     map[wire.RegionID]*region
 	regionBytes uint64
+	outstanding int          // messages in its regions that are not done
 	asking      int          // region requests that the pool has not answered
 	done        []wire.Token // to report at the next flush
 

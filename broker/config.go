@@ -51,9 +51,19 @@ type Config struct {
 	// OutboundBytesMax is how many bytes may wait for one connection that does
 	// not read. One send that is larger goes through if nothing else waits.
 	OutboundBytesMax uint64
+	// BuffersBytesMax is how many bytes all connections together may have waiting for
+	// them, or sent of frames that are not whole. Past it, those with the most are
+	// cut off.
+	BuffersBytesMax uint64
 	// QueueBytesMax is how many bytes of payload inside frames may wait for one
 	// input. One message that is larger waits if nothing else does.
 	QueueBytesMax uint64
+	// QueueTotalMax is the same for all inputs together. Past it, inputs with more
+	// than an equal share of it count as full.
+	QueueTotalMax uint64
+	// OutstandingMax is how many messages one sender may have in its regions that
+	// some receiver is not done with, those on lanes not counted.
+	OutstandingMax int
 	// HeldMessagesMax is how many messages one node may hold at a time.
 	HeldMessagesMax int
 	// HeldBytesMax is how many bytes of messages that are held for too long one node
@@ -134,6 +144,9 @@ func Defaults() Config {
 		FrameBytesMax:     64<<20 + FrameBytesSpare,
 		InlineBytesMax:    4096,
 		OutboundBytesMax:  64 << 20,
+		BuffersBytesMax:   shareOfRAM(2 << 30),
+		QueueTotalMax:     shareOfRAM(4 << 30),
+		OutstandingMax:    1 << 18,
 		QueueBytesMax:     256 << 20,
 		HeldMessagesMax:   65536,
 		HeldBytesMax:      256 << 20,
@@ -158,6 +171,9 @@ func Defaults() Config {
 		AdoptGrace:        10 * time.Second,
 	}
 }
+
+// shareOfRAM is a quarter of the machine's RAM, between 256 MiB and most.
+func shareOfRAM(most uint64) uint64 { return min(max(ramBytes()/4, 256<<20), most) }
 
 // Validate finds settings that cannot work, all of them at once.
 func (c *Config) Validate() error {
@@ -197,6 +213,15 @@ func (c *Config) validateLimits(bad func(string, ...any)) {
 	}
 	if c.QueueBytesMax < wire.HandshakeFrameBytesMax {
 		bad("queue_bytes_max: %d bytes, at least %d are needed", c.QueueBytesMax, wire.HandshakeFrameBytesMax)
+	}
+	if c.BuffersBytesMax < c.FrameBytesMax {
+		bad("buffers_max: %d bytes, at least those of one frame, %d, are needed", c.BuffersBytesMax, c.FrameBytesMax)
+	}
+	if c.QueueTotalMax < c.QueueBytesMax {
+		bad("queue_total_max: %d bytes are less than one input may have, %d", c.QueueTotalMax, c.QueueBytesMax)
+	}
+	if c.OutstandingMax < 1 {
+		bad("outstanding_messages_max: %d, at least 1 is needed", c.OutstandingMax)
 	}
 	if c.HeldMessagesMax < 1 {
 		bad("held_messages_max: %d, at least 1 is needed", c.HeldMessagesMax)

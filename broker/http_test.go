@@ -129,27 +129,42 @@ func TestLimitsAreDocumented(t *testing.T) {
 	}
 	cfg := Defaults()
 	for name, value := range map[string]string{
-		"connections_max":   fmt.Sprint(cfg.ConnectionsMax),
-		"frame_max":         fmt.Sprintf("%d KiB", cfg.FrameBytesMax>>10),
-		"inline_max":        fmt.Sprintf("%d KiB", cfg.InlineBytesMax>>10),
-		"outbound_max":      fmt.Sprintf("%d MiB", cfg.OutboundBytesMax>>20),
-		"slow_timeout":      fmt.Sprintf("%.0f s", cfg.SlowTimeout.Seconds()),
-		"handshake_timeout": fmt.Sprintf("%.0f s", cfg.HandshakeTimeout.Seconds()),
-		"heartbeat":         fmt.Sprintf("%.0f s", cfg.HeartbeatInterval.Seconds()),
-		"adopt_grace":       fmt.Sprintf("%.0f s", cfg.AdoptGrace.Seconds()),
-		"drain_timeout":     fmt.Sprintf("%.0f s", cfg.DrainTimeout.Seconds()),
-		"queue_bytes_max":   fmt.Sprintf("%d MiB", cfg.QueueBytesMax>>20),
-		"held_messages_max": fmt.Sprint(cfg.HeldMessagesMax),
-		"held_max":          fmt.Sprintf("%d MiB", cfg.HeldBytesMax>>20),
-		"dataflows_max":     fmt.Sprint(cfg.FlowsMax),
-		"shm_regions_max":   fmt.Sprint(cfg.RegionsMax),
-		"shm_cache_age":     fmt.Sprintf("%.0f s", cfg.CacheAge.Seconds()),
+		"connections_max":          fmt.Sprint(cfg.ConnectionsMax),
+		"frame_max":                fmt.Sprintf("%d KiB", cfg.FrameBytesMax>>10),
+		"inline_max":               fmt.Sprintf("%d KiB", cfg.InlineBytesMax>>10),
+		"outbound_max":             fmt.Sprintf("%d MiB", cfg.OutboundBytesMax>>20),
+		"slow_timeout":             fmt.Sprintf("%.0f s", cfg.SlowTimeout.Seconds()),
+		"handshake_timeout":        fmt.Sprintf("%.0f s", cfg.HandshakeTimeout.Seconds()),
+		"heartbeat":                fmt.Sprintf("%.0f s", cfg.HeartbeatInterval.Seconds()),
+		"adopt_grace":              fmt.Sprintf("%.0f s", cfg.AdoptGrace.Seconds()),
+		"drain_timeout":            fmt.Sprintf("%.0f s", cfg.DrainTimeout.Seconds()),
+		"buffers_max":              "a quarter of RAM, 256 MiB to 2 GiB",
+		"queue_total_max":          "a quarter of RAM, 256 MiB to 4 GiB",
+		"outstanding_messages_max": fmt.Sprint(cfg.OutstandingMax),
+		"queue_bytes_max":          fmt.Sprintf("%d MiB", cfg.QueueBytesMax>>20),
+		"held_messages_max":        fmt.Sprint(cfg.HeldMessagesMax),
+		"held_max":                 fmt.Sprintf("%d MiB", cfg.HeldBytesMax>>20),
+		"dataflows_max":            fmt.Sprint(cfg.FlowsMax),
+		"shm_regions_max":          fmt.Sprint(cfg.RegionsMax),
+		"shm_cache_age":            fmt.Sprintf("%.0f s", cfg.CacheAge.Seconds()),
 	} {
 		if row := fmt.Sprintf("| `%s` | %s |", name, value); !strings.Contains(string(page), row) {
 			t.Errorf("not there: %s", row)
 		}
 	}
+	// Those that depend on the machine.
+	total := min(shmSizeBytes(), ramBytes()) / 2
+	if total > 0 && (cfg.TotalBytes != total || cfg.NodeBytes != min(1<<30, total/2) || cfg.CacheBytes != min(256<<20, total/4)) {
+		t.Errorf("shared memory: %d, %d a node, %d cached", cfg.TotalBytes, cfg.NodeBytes, cfg.CacheBytes)
+	}
+	if quarter := max(ramBytes()/4, 256<<20); cfg.BuffersBytesMax != min(quarter, 2<<30) || cfg.QueueTotalMax != min(quarter, 4<<30) {
+		t.Errorf("buffers %d, queues %d", cfg.BuffersBytesMax, cfg.QueueTotalMax)
+	}
 	for _, row := range []string{
+		"| `shm_limit` | half of `/dev/shm`, at most half of RAM |", "| `shm_node_limit` | 1 GiB, at most half of `shm_limit` |",
+		"| `shm_cache` | 256 MiB, at most a quarter of `shm_limit` |",
+		fmt.Sprintf("| tokens in a frame, items in a frame | %d |", max(wire.TokensMax, wire.ItemsMax)),
+		fmt.Sprintf("| depth of nesting in a frame | %d |", wire.NestingMax),
 		fmt.Sprintf("| wrong tokens of one address | %d at once, %d a second |", wrongTokensBurst, wrongTokensPerSecond),
 		fmt.Sprintf("| addresses whose wrong tokens are remembered | %d |", suspectsMax),
 		fmt.Sprintf("within %d ms is pushed out", strangerSafe.Milliseconds()),

@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/brokerd/brokerd/dataflow"
 	"github.com/brokerd/brokerd/wire"
@@ -104,4 +108,140 @@ func (tb *testBroker) control() *peer {
 	p.send(&wire.Attach{})
 	until[*wire.Ready](p)
 	return p
+}
+
+func TestQueueTotalMax(t *testing.T) {
+	const sinks, size, total = 3, 20 << 10, 256 << 10
+	tb := startBroker(t, func(cfg *Config) {
+		cfg.QueueBytesMax, cfg.QueueTotalMax = 128<<10, total
+		cfg.Flows = []*dataflow.Flow{parseFlow(t, `
+nodes:
+  - {id: camera, outputs: [image]}
+  - {id: a, inputs: {image: {source: camera/image, queue_size: 2000}}}
+  - {id: b, inputs: {image: {source: camera/image, queue_size: 2000}}}
+  - {id: c, inputs: {image: {source: camera/image, queue_size: 2000, policy: block}}}
+`)}
+	})
+	for _, id := range []string{"a", "b", "c"} {
+		tb.join(id) // takes nothing
+	}
+	camera := tb.join("camera")
+	flow := until[*wire.Flow](camera)
+	if flow.Window != 1 { // one of any size, until it is known how large messages are
+		t.Errorf("the first window is %d", flow.Window)
+	}
+	for seq := wire.Seq(1); seq <= 60; seq++ {
+		// The window of the third has to let it pass.
+		for uint64(seq) > flow.Window {
+			if _, waits := peek(camera); waits {
+				break
+			}
+			flow = until[*wire.Flow](camera)
+		}
+		if uint64(seq) > flow.Window {
+			break
+		}
+		camera.send(&wire.Publish{Epoch: flow.Epoch, Seq: seq, Length: size, Payload: make([]byte, size)})
+	}
+	eventually(t, "all inputs have something waiting, and together no more than the limit", func() bool {
+		var all uint64
+		for _, e := range tb.status().Edges {
+			if e.Queued == 0 {
+				return false
+			}
+			all += uint64(e.Queued) * size
+		}
+		return all <= total
+	})
+}
+
+// peek reports whether nothing comes for a while.
+func peek(p *peer) (b byte, waits bool) {
+	defer func() { _ = p.SetDeadline(time.Now().Add(patience)) }()
+	_ = p.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	raw, err := p.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	one := make([]byte, 1)
+	n := 0
+	err = raw.Read(func(fd uintptr) bool {
+		n, _, _ = unix.Recvfrom(int(fd), one, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return n > 0
+	})
+	return one[0], err != nil
+}
+
+func TestOutstandingMax(t *testing.T) {
+	tb := startBroker(t, func(cfg *Config) { cfg.OutstandingMax = 3 })
+	tb.joinLocal("sink") // takes nothing
+	camera := tb.joinLocal("camera")
+	until[*wire.Flow](camera)
+	camera.send(&wire.RegionRequest{Request: 1, SlotBytes: 4096, Slots: 8})
+	grant := until[*wire.RegionGrant](camera)
+	for i := range uint64(4) {
+		camera.send(&wire.Publish{Seq: wire.Seq(i + 1), Token: wire.Token(i + 1), Region: grant.Region, Offset: 4096 * (1 + i), Length: 10})
+	}
+	if e := camera.refusal(); e.Code != wire.CodeQuota || !strings.Contains(e.Text, "3 messages") {
+		t.Errorf("refused with %v", e)
+	}
+}
+
+// All connections together: those with the most are cut off, and only they.
+func TestBuffersMax(t *testing.T) {
+	const frame, limit = 1 << 20, 4 << 20
+	tb := startBroker(t, func(cfg *Config) { cfg.FrameBytesMax, cfg.BuffersBytesMax = frame, limit })
+	bystander := tb.join("camera")
+	half := frameBytes(&wire.Ping{Nonce: 3})
+	if _, err := bystander.Write(half[:10]); err != nil {
+		t.Fatal(err)
+	}
+	var greedy []*peer
+	for range 8 {
+		p := tb.control()
+		if _, err := p.Write(append(binary.LittleEndian.AppendUint64(nil, frame), make([]byte, frame-100)...)); err != nil {
+			t.Log(err) // cut off already
+		}
+		greedy = append(greedy, p)
+	}
+	held := func() int64 { return tb.running().srv.buffers.held.Load() }
+	eventually(t, "some are cut off", func() bool { return tb.connectionCounters().Greedy > 0 })
+	eventually(t, "the rest is within the limit", func() bool { return held() <= limit })
+	if _, err := bystander.Write(half[10:]); err != nil {
+		t.Fatal(err)
+	}
+	until[*wire.Pong](bystander)
+	if len(tb.linesWith("code", "quota")) == 0 {
+		t.Error("nothing is in the log")
+	}
+	for _, p := range greedy {
+		p.Close()
+	}
+	eventually(t, "nothing is left", func() bool { return held() == 0 || tb.running().srv.count() == 1 && held() < 4096 })
+
+	// What is not read counts as well.
+	var deaf []*peer
+	var pings []byte
+	for nonce := range uint64(10_000) {
+		pings = wire.NewEncoder().Append(pings, &wire.Ping{Nonce: nonce})
+	}
+	before := tb.connectionCounters().Greedy
+	for range 6 {
+		p := tb.control()
+		deaf = append(deaf, p)
+		go func() {
+			for {
+				if _, err := p.Write(pings); err != nil {
+					return
+				}
+			}
+		}()
+	}
+	eventually(t, "some are cut off", func() bool { return tb.connectionCounters().Greedy > before })
+	for _, p := range deaf {
+		p.Close()
+	}
+	eventually(t, "nothing is left of them", func() bool { return held() < 4096 })
+	bystander.send(&wire.Ping{Nonce: 4})
+	until[*wire.Pong](bystander)
 }

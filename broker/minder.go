@@ -61,6 +61,8 @@ func (m *minder) run() {
 		case now := <-timer.C:
 			m.tick(now)
 			timer.Reset(m.period())
+		case <-m.srv.buffers.full:
+			m.relieve(time.Now())
 		case <-m.quit:
 			return
 		}

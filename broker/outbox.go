@@ -30,6 +30,7 @@ type outbox struct {
 	id       uint64
 	bytesMax uint64
 	flusher  *flusher
+	buffers  *buffers // nil: not counted
 
 	mu        sync.Mutex
 	fd        int    // -1 while there is no socket: before attach, after detach
@@ -83,8 +84,14 @@ func (o *outbox) put(b []byte) {
 		o.progress = time.Now()
 	}
 	o.waiting.append(b)
-	o.queued += uint64(len(b))
+	o.weigh(int64(len(b)))
 	o.watch()
+}
+
+// weigh notes bytes that have come to what waits, or are gone. Called with mu held.
+func (o *outbox) weigh(n int64) {
+	o.queued = uint64(int64(o.queued) + n)
+	o.buffers.add(n)
 }
 
 func (o *outbox) watch() {
@@ -105,7 +112,7 @@ func (o *outbox) giveUp(reason error) {
 		o.reason = reason
 	}
 	o.waiting.reset()
-	o.queued = 0
+	o.weigh(-int64(o.queued))
 	if o.fd >= 0 {
 		o.abort()
 	}
@@ -142,7 +149,7 @@ func (o *outbox) drain(budget int) bool {
 			return true
 		}
 		o.waiting.discard(n)
-		o.queued -= uint64(n)
+		o.weigh(-int64(n))
 		budget -= n
 		o.progress = time.Now()
 	}
@@ -201,7 +208,7 @@ func (o *outbox) detach() (reason error, ours bool) {
 		o.drain(flushBytesMax)
 	}
 	o.waiting.reset()
-	o.queued = 0
+	o.weigh(-int64(o.queued))
 	o.fd = -1
 	return o.reason, o.broken || o.finishing
 }

@@ -135,7 +135,8 @@ func (b *Broker) startSockets(p *parts, listener net.Listener, budget fileBudget
 	p.reports = newReporter(b.log)
 	p.srv = &server{
 		cfg: &b.cfg, reports: p.reports, counters: &p.counters, guard: newGuard(),
-		router: p.router, flusher: p.flusher, connectionsMax: budget.connections,
+		buffers: newBuffers(b.cfg.BuffersBytesMax),
+		router:  p.router, flusher: p.flusher, connectionsMax: budget.connections,
 		sessions: make(map[actors.ConnID]*session),
 	}
 	p.srv.auth.Store(newAuthenticator(b.cfg.AuthToken))
@@ -365,7 +366,7 @@ func (b *Broker) connectionCounters() connectionCounters {
 	n := &p.counters
 	return connectionCounters{
 		Accepted: n.accepted.Load(), Refused: n.refused.Load(), AuthFailures: n.auth.Load(),
-		AuthUnseen: n.unseen.Load(), PushedOut: n.pushed.Load(),
+		AuthUnseen: n.unseen.Load(), PushedOut: n.pushed.Load(), Greedy: n.greedy.Load(),
 		HandshakeTimeouts: n.handshake.Load(),
 		SlowCutOffs:       n.slow.Load(), Silent: n.silent.Load(),
 	}

@@ -28,6 +28,7 @@ type server struct {
 	guard   *guard
 	router  router
 	flusher *flusher
+	buffers *buffers
 	engine  *gnet.Client
 	// connectionsMax is Config.ConnectionsMax or less.
 	connectionsMax int
@@ -46,7 +47,7 @@ type server struct {
 
 // counters of what the router never gets to see.
 type counters struct {
-	accepted, refused, auth, unseen, pushed, protocol, handshake, slow, silent atomic.Uint64
+	accepted, refused, auth, unseen, pushed, greedy, protocol, handshake, slow, silent atomic.Uint64
 }
 
 // note counts a connection that a session has ended.

@@ -65,6 +65,7 @@ type session struct {
 	local       atomic.Bool
 	heard       atomic.Int64 // Unix nanoseconds of the last sign of life
 	unanswered  atomic.Int32 // pings since then
+	inBytes     atomic.Int64 // that are kept of a frame that is not whole; written by the loop
 
 	// Owned by the minder.
 	pinged       time.Time
@@ -91,7 +92,7 @@ func newSession(srv *server, id actors.ConnID, remote net.Addr) *session {
 	}
 	s.heard.Store(s.opened.UnixNano())
 	s.in = assembler{bytesMax: s.frameBytesMax, each: s.frame}
-	s.out = outbox{id: uint64(id), fd: -1, bytesMax: srv.cfg.OutboundBytesMax, flusher: srv.flusher}
+	s.out = outbox{id: uint64(id), fd: -1, bytesMax: srv.cfg.OutboundBytesMax, flusher: srv.flusher, buffers: srv.buffers}
 	return s
 }
 
@@ -215,6 +216,7 @@ func (s *session) traffic() {
 		return // what a refused peer still says is read only to be thrown away
 	}
 	err := s.in.feed(data)
+	s.chargeInput()
 	s.post()
 	if len(s.pongs) > 0 {
 		s.Send(s.pongs)
@@ -333,6 +335,8 @@ func (s *session) peerError(body []byte) error {
 func (s *session) closed(err error) {
 	reason, ours := s.out.detach()
 	s.srv.remove(s)
+	s.in.partial = nil
+	s.chargeInput()
 	if s.penalised {
 		s.srv.penalised.Add(-1)
 	}

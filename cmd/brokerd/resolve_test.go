@@ -188,3 +188,22 @@ func TestNearest(t *testing.T) {
 		}
 	}
 }
+
+// The table of limits has every setting that is one.
+func TestLimitsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "\n## Limits\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	s := defaultSettings()
+	for _, o := range s.options() {
+		switch o.value.kind() {
+		case "N", "SIZE", "DURATION":
+			if !strings.Contains(table, "\n| `"+o.key+"` | ") {
+				t.Errorf("%s is not in the table of limits", o.key)
+			}
+		}
+	}
+}

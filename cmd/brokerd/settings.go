@@ -28,7 +28,7 @@ type settings struct {
 // machine cut to whole MiB for people's eyes.
 func defaultSettings() settings {
 	s := settings{Config: broker.Defaults(), LogFormat: logAuto, LogLevel: "info"}
-	for _, size := range []*uint64{&s.TotalBytes, &s.NodeBytes, &s.CacheBytes} {
+	for _, size := range []*uint64{&s.TotalBytes, &s.NodeBytes, &s.CacheBytes, &s.BuffersBytesMax, &s.QueueTotalMax} {
 		if *size > 1<<20 {
 			*size &^= 1<<20 - 1
 		}
@@ -113,8 +113,14 @@ func (s *settings) options() []option {
 			usage: "payloads up to here travel inside the frame"},
 		{key: "outbound_max", value: bytesValue(&s.OutboundBytesMax),
 			usage: "unread bytes of a connection before it is cut off"},
+		{key: "buffers_max", value: bytesValue(&s.BuffersBytesMax),
+			usage: "bytes that all connections together may leave unread or unfinished"},
 		{key: "queue_bytes_max", value: bytesValue(&s.QueueBytesMax),
 			usage: "payload inside frames that may wait for one input"},
+		{key: "queue_total_max", value: bytesValue(&s.QueueTotalMax),
+			usage: "payload inside frames that may wait for all inputs together"},
+		{key: "outstanding_messages_max", value: countValue(&s.OutstandingMax, 1),
+			usage: "messages of one node that receivers are not done with"},
 		{key: "held_messages_max", value: countValue(&s.HeldMessagesMax, 1),
 			usage: "messages that one node may hold before it gets no more"},
 		{key: "held_max", value: bytesValue(&s.HeldBytesMax),

@@ -404,5 +404,6 @@ func (b *besieger) swell() {
 		_ = c.conn.SetReadDeadline(time.Now().Add(2 * time.Second))
 		_, _ = io.Copy(io.Discard, c.conn)
 		c.close()
+		b.pause(2 * time.Second)
 	}
 }

@@ -194,18 +194,18 @@ func siegeSize(t *testing.T) (frames int64, seconds int) {
 func TestSiege(t *testing.T) {
 	t.Parallel()
 	frames, seconds := siegeSize(t)
-	w := laneWorld(t, siegeFlow(), "--handshake-timeout", "2s", "--log-level", "info")
+	w := laneWorld(t, siegeFlow(), "--handshake-timeout", "2s", "--buffers-max", "80MiB")
 	w.vague, w.restarts, w.regionFiles = true, true, 2
 	p, before := w.settle(2 * time.Second)
 	g := w.gauge()
 	p.mark()
 	var during [2]*inputReport
-	result := w.besiege(siege{Frames: frames, Seconds: seconds, Workers: guests, Loris: 50, Halves: 200}, nil)
+	result := w.besiege(siege{Frames: frames, Seconds: seconds, Workers: guests, Loris: 50, Halves: 200, Swells: 60, SwellMB: 2}, nil)
 	during = p.reports()
 	g.end()
-	t.Logf("%d frames judged in %v (%d a second) over %d connections; %d of them went on; %d half frames, %d slow handshakes, %d questions",
+	t.Logf("%d frames judged in %v (%d a second) over %d connections; %d of them went on; %d half frames, %d slow handshakes, %d long frames that never end",
 		result.Frames, result.Elapsed.Round(time.Millisecond), int(float64(result.Frames)/result.Elapsed.Seconds()),
-		result.Connections, result.Survived, result.Halves, result.Loris, result.Asked)
+		result.Connections, result.Survived, result.Halves, result.Loris, result.Swells)
 	t.Logf("brokerd: own memory %d MiB before, at most %d MiB; descriptors %d before, at most %d; at most %d threads",
 		g.rss0>>20, g.rss>>20, g.files0, g.files, g.tasks)
 	told(t, before, during)
