@@ -14,9 +14,9 @@ import (
 )
 
 // Order of locks, outermost first: Node.mu; receiver.mu or Output.mu; memory.mu;
-// estate.views, estate.bellsMu, link.mu. Nobody holds one of them while he rouses
-// the sleeper or calls the user's log handler, nor, but for Output.mu, which keeps
-// the bells of its lanes mapped, while he rings a bell of another process.
+// estate.views, estate.bellsMu, link.mu. Nobody holds one of them while he calls the
+// user's log handler, nor, but for Output.mu, while he rouses the sleeper or rings a
+// bell of another process: that lock keeps the bells of its lanes mapped.
 
 // estate is what this process holds of one broker's shared memory: regions to
 // write to and to read from, lanes both ways, bells, and the lock on the broker's

@@ -40,7 +40,7 @@ func (r *receiver) takeLane(l *laneIn) (Event, error) {
 	l.lost = 0
 	l.refs.Add(1)
 	e.hold()
-	r.n.stats.laneReceived.Add(1)
+	r.traffic.lanes++
 	return r.handOut(st, l.input), nil
 }
 

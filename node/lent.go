@@ -139,7 +139,7 @@ func (m *memory) sent(l lease, mask uint64, brokered bool, o *outgoing) {
 	if o.meta.token != 0 {
 		m.enter(o.meta.entry, mask, false)
 	}
-	m.unlock(false)
+	m.unlockUntold(false)
 }
 
 func (m *memory) enter(e *tokenEntry, mask uint64, brokered bool) {
@@ -172,7 +172,7 @@ func (m *memory) evicted(victims []victim) {
 			freed = true
 		}
 	}
-	m.unlock(freed)
+	m.unlockUntold(freed)
 }
 
 // clearBit takes a lane's bit off a message and its metadata, and reports whether

@@ -57,19 +57,25 @@ type memory struct {
 // those who wait for a change, and writes what there is to log, because the log's
 // handler is the user's, and may ask the node something.
 func (m *memory) unlock(changed bool) {
+	untold := m.untold
+	m.untold = nil
+	m.unlockUntold(changed)
+	for _, tell := range untold {
+		tell()
+	}
+}
+
+// unlockUntold is unlock for those who hold Output.mu: what there is to log waits
+// for the next unlock.
+func (m *memory) unlockUntold(changed bool) {
 	if changed {
 		m.changes++
 	}
 	rouse := (changed || m.freed) && m.waiting > 0
 	m.freed = false
-	untold := m.untold
-	m.untold = nil
 	m.mu.Unlock()
 	if rouse {
 		m.e.n.sleeper.rouse()
-	}
-	for _, tell := range untold {
-		tell()
 	}
 }
 
@@ -216,6 +222,15 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 		}
 		m.mu.Lock()
 	}
+}
+
+// takeFree is take for those who look elsewhere if no slot is free at once, with
+// Output.mu held.
+func (m *memory) takeFree(size int) (lease, bool) {
+	m.mu.Lock()
+	l, ok := m.tryLocked(size, pollFew)
+	m.unlockUntold(false)
+	return l, ok
 }
 
 // tryLocked takes a slot if one is free, after looking which ones the receivers

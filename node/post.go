@@ -39,8 +39,13 @@ const (
 // errLinkDown if the message's slot belongs to a connection that is gone, and
 // errWantSlot if it has none and needs one.
 func (o *Output) post(ctx context.Context, out *outgoing, metadata []Attr) error {
-	for {
-		o.mu.Lock()
+	o.mu.Lock()
+	return o.postUnlock(ctx, out, metadata)
+}
+
+// postUnlock is post with o.mu held, which is given up.
+func (o *Output) postUnlock(ctx context.Context, out *outgoing, metadata []Attr) error {
+	for ; ; o.mu.Lock() {
 		what, err := o.admit(out)
 		done := false
 		switch {
@@ -200,9 +205,8 @@ const metadataAlign = 8
 // count1 counts a message that is published, with o.mu held.
 func (o *Output) count1(size int) {
 	o.seq++
-	stats := &o.n.stats
-	stats.published.Add(1)
-	stats.publishedBytes.Add(uint64(size))
+	o.traffic.messages++
+	o.traffic.bytes += uint64(size)
 }
 
 // publishBroker publishes an admitted message that goes to no lane. It gives up

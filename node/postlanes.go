@@ -52,7 +52,7 @@ func (o *Output) publishLanes(ctx context.Context, out *outgoing, metadata []Att
 		o.victims = o.victims[:0]
 	}
 	o.count1(len(out.lease.buffer))
-	o.n.stats.laneSent.Add(1)
+	o.traffic.lanes++
 	verdict := appendDone
 	s := o.session
 	switch {

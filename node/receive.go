@@ -61,6 +61,7 @@ type receiver struct {
 	closed  error // Next returns it at once
 	final   error // Next returns it when the queue is empty
 	held    recordList
+	traffic traffic
 	free    []*state
 	frame   wire.Next // scratch
 }
@@ -346,9 +347,8 @@ func (r *receiver) handOut(st *state, in *input) Event {
 	}
 	r.held.insert(rec)
 	gen := st.generation.Add(1) // odd: held
-	stats := &r.n.stats
-	stats.received.Add(1)
-	stats.receivedBytes.Add(uint64(len(rec.payload)))
+	r.traffic.messages++
+	r.traffic.bytes += uint64(len(rec.payload))
 	return Event{
 		Kind: EventInput, Input: in.info.ID,
 		Message: Message{state: st, generation: gen, input: in, seq: rec.seq},

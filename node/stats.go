@@ -27,14 +27,19 @@ type Stats struct {
 	RegionBytes               uint64 // of all these regions
 }
 
+// counters of a node. What is counted with each message is with the output or the
+// receiver, under the lock that is held anyway.
 type counters struct {
-	published, publishedBytes atomic.Uint64
-	received, receivedBytes   atomic.Uint64
-	copies, copyBytes         atomic.Uint64
-	sendFailures, rejected    atomic.Uint64
-	forgotten, reconnects     atomic.Uint64
-	socketWrites              atomic.Uint64
-	laneSent, laneReceived    atomic.Uint64
+	copies, copyBytes      atomic.Uint64
+	sendFailures, rejected atomic.Uint64
+	forgotten, reconnects  atomic.Uint64
+	socketWrites           atomic.Uint64
+}
+
+// traffic counts messages one way.
+type traffic struct {
+	messages, bytes uint64
+	lanes           uint64 // messages that went that way
 }
 
 func (c *counters) copied(bytes int) {
@@ -47,15 +52,23 @@ func (c *counters) copied(bytes int) {
 func (n *Node) Stats() Stats {
 	c := &n.stats
 	st := Stats{
-		Published: c.published.Load(), PublishedBytes: c.publishedBytes.Load(),
-		Received: c.received.Load(), ReceivedBytes: c.receivedBytes.Load(),
 		PayloadCopies: c.copies.Load(), PayloadCopyBytes: c.copyBytes.Load(),
 		SendFailures: c.sendFailures.Load(), Rejected: c.rejected.Load(),
 		Forgotten: c.forgotten.Load(), Reconnects: c.reconnects.Load(),
 		SocketWrites: c.socketWrites.Load(),
-		LaneSent:     c.laneSent.Load(), LaneReceived: c.laneReceived.Load(),
 	}
+	n.mu.Lock()
+	for _, o := range n.outputs {
+		o.mu.Lock()
+		st.Published += o.traffic.messages
+		st.PublishedBytes += o.traffic.bytes
+		st.LaneSent += o.traffic.lanes
+		o.mu.Unlock()
+	}
+	n.mu.Unlock()
 	n.receiver.mu.Lock()
+	in := &n.receiver.traffic
+	st.Received, st.ReceivedBytes, st.LaneReceived = in.messages, in.bytes, in.lanes
 	st.Held, st.HeldBytes = n.receiver.held.count, uint64(n.receiver.held.bytes)
 	n.receiver.mu.Unlock()
 	if e := n.currentEstate(); e != nil {
