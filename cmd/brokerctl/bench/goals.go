@@ -93,8 +93,11 @@ func rateGoal(r *Report) []Goal {
 func fanoutGoal(r *Report) []Goal {
 	for _, f := range r.Fanout {
 		if f.Path == PathLane && f.Receivers == fanoutReceivers && r.fewest(PathLane).Receivers == 1 {
-			what := fmt.Sprintf("cost of a Send of %s, 1→%d / 1→1", FormatBytes(f.Bytes), f.Receivers)
-			return []Goal{newGoal(what, true, fanoutMax, f.SendRatio)}
+			edges := fmt.Sprintf("of a Send of %s, 1→%d / 1→1", FormatBytes(f.Bytes), f.Receivers)
+			return []Goal{
+				newGoal("processor time "+edges, true, fanoutMax, f.SendCPURatio),
+				newGoal("cost "+edges, true, fanoutMax, f.SendRatio),
+			}
 		}
 	}
 	return nil
