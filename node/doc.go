@@ -40,20 +40,27 @@
 // payload is a read-only view: of shared memory for a local node, of a receive
 // buffer otherwise. Writing to it is a fault. After Release neither the payload
 // nor the metadata may be used; whoever needs them longer copies them first.
-// Release early: until then the sender cannot reuse the memory, and past the
-// input's hold timeout the broker treats the node as stuck. Release may be called
+// Release early: until then the sender cannot reuse the memory. Release may be called
 // more than once and on the zero Message, every other use after it panics.
 // A message that is garbage collected without Release is given back with a
 // warning in the log. That is a safety net for mistakes, not a way to work: it
 // happens late, and the garbage collector does not see who still reads a payload
 // slice whose Message is gone.
 //
+// A message in shared memory that is held for longer than its input's hold timeout
+// is evacuated: the library copies it to memory of this process, under the same
+// addresses, and gives the sender its slot back. Whoever holds or reads the payload
+// notices nothing; the process gets larger, by whole pages, until Release. The broker
+// says how much of that a node may have (held_max); past it messages stay where they
+// are, and the broker takes their regions out of use. [Stats] counts all this. To
+// hold on to messages is legitimate, but for many small ones a copy is cheaper.
+//
 // A held message keeps more than its own bytes. One that arrived inline, or with
 // metadata, keeps the whole receive buffer it lies in (64 KiB, more for a longer
 // frame), which it shares with its neighbours: whoever holds one message of ten
 // bytes out of each buffer keeps 64 KiB for each. One in shared memory keeps its
 // sender's slot, which is larger than the payload by a quarter or one page at the
-// most, and the mapping of the region. To keep many small messages for long, copy
+// most, and the mapping of the region; once it is evacuated, the pages it lay on. To keep many small messages for long, copy
 // them and release them.
 //
 // A [Loan] is memory to write one message into. It belongs to the caller until
@@ -99,7 +106,8 @@
 // All methods may be called from any goroutine, except that [Node.Next] and
 // [Node.Events] serve one goroutine at a time, and that one Loan or Message must
 // not be used by two goroutines at once without the caller's own order.
-// A node runs four goroutines at the most, but for short ones that map memory; none
+// A node runs four goroutines at the most, but for short ones that map memory or
+// evacuate messages; none
 // of them ever calls user code. While it has lanes, one of the goroutines that wait
 // in its methods blocks a thread.
 //

@@ -55,7 +55,8 @@ type views struct {
 	// stale are regions that the broker of before had announced, and this one has
 	// not yet.
 	stale   map[wire.RegionID]struct{}
-	version uint64 // changes with the set of regions
+	version uint64 // changes with the set of regions, and with their mappings
+	private uint64 // bytes of evacuated messages, as the node has counted them
 	faults  sync.WaitGroup
 }
 
@@ -100,6 +101,7 @@ func (e *estate) drop() {
 func (e *estate) bury() {
 	e.views.Lock()
 	err := e.views.cache.CloseAll()
+	e.countPrivate()
 	e.views.Unlock()
 	e.views.faults.Wait()
 	err = errors.Join(err, e.memory.unmap())
@@ -176,6 +178,7 @@ func (e *estate) closeView(id wire.RegionID) error {
 	v.version++
 	delete(v.owners, id)
 	delete(v.stale, id)
+	defer e.countPrivate()
 	return v.cache.Close(id)
 }
 
@@ -190,6 +193,7 @@ func (e *estate) view(region wire.RegionID, offset, length uint64) ([]byte, shmp
 func (e *estate) unview(ref shmpool.Ref) {
 	e.views.Lock()
 	err := e.views.cache.Release(ref)
+	e.countPrivate()
 	e.views.Unlock()
 	if err != nil {
 		e.n.log.Warn("shared memory region cannot be unmapped", "error", err)

@@ -18,7 +18,8 @@ type laneIn struct {
 	estate *estate
 	input  *input
 	memory *lane.Memory
-	bell   *peerBell    // the sender's
+	bell   *peerBell // the sender's
+	hold   time.Duration
 	refs   atomic.Int32 // what uses the bell: the lane, its held messages, who rings
 
 	// Guarded by receiver.mu.
@@ -137,7 +138,10 @@ func (s *session) grantIn(g *wire.LaneGrant) error {
 		bell.release()
 		return errors.Join(err, memory.Close())
 	}
-	l := &laneIn{grant: *g, estate: s.estate, input: in, memory: memory, bell: bell, consumer: consumer}
+	l := &laneIn{
+		grant: *g, estate: s.estate, input: in, memory: memory, bell: bell, consumer: consumer,
+		hold: time.Duration(g.HoldTimeoutMS) * time.Millisecond,
+	}
 	l.refs.Store(1)
 	r.mu.Lock()
 	if r.lanes.granted == nil {

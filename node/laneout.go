@@ -113,7 +113,7 @@ func (s *session) grantOut(g *wire.LaneGrant) error {
 	}
 	l := &laneOut{
 		grant: *g, estate: e, output: o, bit: g.Bit, mask: 1 << g.Bit, block: g.Policy == wire.PolicyBlock,
-		hold:   time.Duration(g.HoldTimeoutMS) * time.Millisecond,
+		hold:   time.Duration(uint64(g.HoldTimeoutMS)+uint64(g.GraceMS)) * time.Millisecond,
 		memory: memory, bell: bell, producer: producer,
 	}
 	e.memory.addLane(l)

@@ -46,7 +46,7 @@ func newLaneWorld(t testing.TB) *laneWorld { return newLaneWorldOf(t, newPeer(t)
 
 func newLaneWorldOf(t testing.TB, p *peer) *laneWorld {
 	t.Helper()
-	p.welcome.Features = wire.FeatureLanes
+	p.welcome.Features |= wire.FeatureLanes
 	w := &laneWorld{t: t, p: p}
 	w.bells = [2]testRegion{p.newRegion(lane.BellSlotBytes, 1), p.newRegion(lane.BellSlotBytes, 1)}
 	var c *peerConn

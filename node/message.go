@@ -39,6 +39,7 @@ type record struct {
 	owner      *receiver
 	prev, next *record // in owner.held
 	held       bool
+	watched    watched
 
 	session *session // if it came through the broker
 	estate  *estate  // if it is in shared memory
@@ -142,6 +143,7 @@ func (r *receiver) release(rec *record, st *state) {
 	s, e, l, c, view, token, region := rec.session, rec.estate, rec.lane, rec.chunk, rec.view, rec.token, rec.region
 	ledger, guard := rec.ledger, rec.guard
 	r.held.remove(rec)
+	r.unwatch(rec)
 	verdict := appendDone
 	if token != 0 {
 		verdict = r.giveBack(s, token)

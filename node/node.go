@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/brokerd/brokerd/node/internal/protect"
@@ -30,9 +31,11 @@ type Node struct {
 	// vault has a copy of every payload in protect mode; else it is nil.
 	vault *protect.Vault
 
-	stats    counters
-	receiver receiver
-	sleeper  *sleeper
+	stats counters
+	// privateBytes is what messages take that were evacuated from shared memory.
+	privateBytes atomic.Uint64
+	receiver     receiver
+	sleeper      *sleeper
 
 	mu      sync.Mutex // guards what follows
 	session *session   // nil while the broker is away

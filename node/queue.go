@@ -10,6 +10,10 @@ type queued struct {
 	input   *input
 	chunk   *chunk // what metadata and payload lie in, nil if there are none
 	item    wire.Input
+
+	since, again int64 // as in watched
+	moved        bool  // it was evacuated: payload is its own memory, of heap bytes
+	heap         uint64
 }
 
 // queue is a FIFO that keeps its memory up to queueKept entries.
@@ -17,6 +21,9 @@ type queue struct {
 	ring  []queued // length is a power of two
 	first int
 	count int
+	// popped counts what has been taken out: the position of the first entry. An
+	// entry keeps its position.
+	popped uint64
 }
 
 const (
@@ -38,6 +45,17 @@ func (q *queue) push() *queued {
 	return &q.ring[(q.first+q.count-1)&(len(q.ring)-1)]
 }
 
+// at returns entry i from the first on. There must be one.
+func (q *queue) at(i int) *queued { return &q.ring[(q.first+i)&(len(q.ring)-1)] }
+
+// find returns the entry at a position; nil if it is not there any more.
+func (q *queue) find(position uint64) *queued {
+	if i := position - q.popped; i < uint64(q.count) {
+		return q.at(int(i))
+	}
+	return nil
+}
+
 // peek returns the first entry. The queue must not be empty.
 func (q *queue) peek() *queued { return &q.ring[q.first] }
 
@@ -48,8 +66,9 @@ func (q *queue) pop() queued {
 	*slot = queued{}
 	q.first = (q.first + 1) & (len(q.ring) - 1)
 	q.count--
+	q.popped++
 	if q.count == 0 && len(q.ring) > queueKept {
-		*q = queue{}
+		*q = queue{popped: q.popped}
 	}
 	return head
 }

@@ -27,7 +27,9 @@ type input struct {
 // sessionReceive is what the receiver knows of one connection.
 type sessionReceive struct {
 	inputs []*input
-	ahead  uint64 // messages to ask for: what all queues together can hold
+	// holdMin is the shortest of their hold timeouts that are not 0.
+	holdMin time.Duration
+	ahead   uint64 // messages to ask for: what all queues together can hold
 
 	// Counted in messages since the start of the session.
 	delivered uint64 // arrived here
@@ -64,6 +66,7 @@ type receiver struct {
 	traffic traffic
 	free    []*state
 	frame   wire.Next // scratch
+	evac    evacuator
 }
 
 // Next returns the next event. It waits until there is one, ctx ends (its error is
@@ -281,6 +284,7 @@ func (r *receiver) deliver(s *session, items []wire.Input, c *chunk) error {
 	if uint64(len(items)) > v.limitMax-v.delivered {
 		return wire.Errorf(wire.CodeProtocol, "inputs: %d items after %d, the limit is %d", len(items), v.delivered, v.limitMax)
 	}
+	shared := false
 	for i := range items {
 		it := &items[i]
 		if int(it.Input) >= len(v.inputs) {
@@ -294,11 +298,15 @@ func (r *receiver) deliver(s *session, items []wire.Input, c *chunk) error {
 		}
 		if it.Token != 0 {
 			s.estate.hold()
+			shared = true
 		}
 		v.delivered++
 		r.pending.behind(q.input)
 	}
 	v.asked, v.peak = false, r.queue.len()
+	if shared && r.evac.max > 0 && v.holdMin < never {
+		r.evac.arm(r, v.holdMin/evacuateParts)
+	}
 	return nil
 }
 
@@ -335,6 +343,7 @@ func (r *receiver) take(q queued) (Event, error) {
 		token: it.Token, region: it.Region, offset: it.Offset,
 		seq: it.Seq, timeNS: it.TimeNS, dropped: dropped,
 		metadata: it.Metadata, payload: payload, held: true,
+		watched: watched{since: q.since, moved: q.moved, heap: q.heap},
 	}
 	return r.handOut(st, q.input), nil
 }
@@ -346,6 +355,7 @@ func (r *receiver) handOut(st *state, in *input) Event {
 		rec.protect(r.n, in)
 	}
 	r.held.insert(rec)
+	r.watch(rec)
 	gen := st.generation.Add(1) // odd: held
 	r.traffic.messages++
 	r.traffic.bytes += uint64(len(rec.payload))
@@ -374,6 +384,7 @@ func (r *receiver) attach(s *session, again bool) {
 	defer r.unlockLook() // also without an event: the one who waits has to ask this broker
 	r.session = s
 	r.setOnline(!s.adopting)
+	r.evac.attach(r, s)
 	if again && r.closed == nil {
 		r.postReconnected("connection to the broker was lost")
 	}
@@ -434,6 +445,10 @@ func (r *receiver) forget(q queued) {
 	if q.chunk != nil {
 		q.chunk.release()
 	}
+	if q.moved { // so it was readable, and r.mu is held: it is not being rejected
+		r.evac.unkeep(q.heap)
+		r.evac.arm(r, evacuateAgain)
+	}
 	if q.item.Token != 0 {
 		q.session.estate.drop() // under r.mu never the last hold: the node's own ends after detach
 	}
@@ -445,13 +460,18 @@ func (r *receiver) setInputs(s *session, ports []wire.InputPort) {
 	defer r.mu.Unlock()
 	inputs := make([]*input, len(ports))
 	var ahead uint64
+	holdMin := never
 	for i, p := range ports {
 		inputs[i] = &input{info: InputInfo{
 			ID: p.ID, Source: p.Source, QueueSize: int(p.QueueSize), Policy: p.Policy,
 			HoldTimeout: time.Duration(p.HoldTimeoutMS) * time.Millisecond, Open: p.Open,
 		}}
 		ahead += uint64(p.QueueSize)
+		if hold := inputs[i].info.HoldTimeout; hold > 0 {
+			holdMin = min(holdMin, hold)
+		}
 	}
+	s.recv.holdMin = holdMin
 	s.recv.inputs = inputs
 	s.recv.ahead = min(max(ahead, 1), aheadMax)
 	r.n.setInputs(inputs)

@@ -27,12 +27,14 @@ type session struct {
 	local   bool
 	reason  string // why not local
 	lanes   bool   // both sides know lanes
-	estate  *estate
-	probe   *shmpool.Probe // until the estate has it; nil unless local
-	ports   *wire.Ports    // the first; valid until run
-	begun   time.Time
-	workers sync.WaitGroup
-	soon    chan struct{} // capacity 1: there is something to tend
+	// evacuates: both sides know how messages get out of shared memory.
+	evacuates bool
+	estate    *estate
+	probe     *shmpool.Probe // until the estate has it; nil unless local
+	ports     *wire.Ports    // the first; valid until run
+	begun     time.Time
+	workers   sync.WaitGroup
+	soon      chan struct{} // capacity 1: there is something to tend
 
 	// Owned by the goroutine that reads.
 	frames  *frameReader
@@ -102,6 +104,9 @@ func (s *session) handshake() (*wire.Ports, error) {
 	if able {
 		hello.Features |= wire.FeatureLanes
 	}
+	if shmpool.MoveSupported() && !cfg.NoSharedMemory {
+		hello.Features |= wire.FeatureEvacuation
+	}
 	if cfg.Takeover {
 		hello.Flags |= wire.FlagTakeover
 	}
@@ -115,6 +120,7 @@ func (s *session) handshake() (*wire.Ports, error) {
 	}
 	s.welcome = *welcome
 	nonce, notLocal := s.openProbe()
+	s.evacuates = hello.Features&welcome.Features&wire.FeatureEvacuation != 0
 	s.lanes = able && welcome.Features&wire.FeatureLanes != 0
 	s.adopting = s.lanes && len(nonce) > 0 && s.n.estate.outlives(s.welcome.Instance)
 	s.link.send(&wire.Attach{Nonce: nonce, Adopting: s.adopting})

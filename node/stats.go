@@ -23,6 +23,14 @@ type Stats struct {
 	Held      int    // messages that the user holds now
 	HeldBytes uint64 // their payload
 
+	// Messages that were held for longer than their input's hold timeout and so moved
+	// out of shared memory, since Connect; and of these what is held now, in memory
+	// of KeptBytes. Stuck ones could not be moved.
+	Evacuated, EvacuatedBytes uint64
+	Kept                      int
+	KeptBytes                 uint64
+	Stuck                     int
+
 	Regions, Slots, SlotsUsed int    // shared memory leased to this node for sending
 	RegionBytes               uint64 // of all these regions
 }
@@ -30,10 +38,11 @@ type Stats struct {
 // counters of a node. What is counted with each message is with the output or the
 // receiver, under the lock that is held anyway.
 type counters struct {
-	copies, copyBytes      atomic.Uint64
-	sendFailures, rejected atomic.Uint64
-	forgotten, reconnects  atomic.Uint64
-	socketWrites           atomic.Uint64
+	copies, copyBytes         atomic.Uint64
+	sendFailures, rejected    atomic.Uint64
+	forgotten, reconnects     atomic.Uint64
+	socketWrites              atomic.Uint64
+	evacuated, evacuatedBytes atomic.Uint64
 }
 
 // traffic counts messages one way.
@@ -56,6 +65,7 @@ func (n *Node) Stats() Stats {
 		SendFailures: c.sendFailures.Load(), Rejected: c.rejected.Load(),
 		Forgotten: c.forgotten.Load(), Reconnects: c.reconnects.Load(),
 		SocketWrites: c.socketWrites.Load(),
+		Evacuated: c.evacuated.Load(), EvacuatedBytes: c.evacuatedBytes.Load(),
 	}
 	n.mu.Lock()
 	for _, o := range n.outputs {
@@ -70,6 +80,8 @@ func (n *Node) Stats() Stats {
 	in := &n.receiver.traffic
 	st.Received, st.ReceivedBytes, st.LaneReceived = in.messages, in.bytes, in.lanes
 	st.Held, st.HeldBytes = n.receiver.held.count, uint64(n.receiver.held.bytes)
+	v := &n.receiver.evac
+	st.Kept, st.KeptBytes, st.Stuck = int(v.moved), n.privateBytes.Load()+v.heap, int(v.stuck)
 	n.receiver.mu.Unlock()
 	if e := n.currentEstate(); e != nil {
 		slots := e.memory.stats()

@@ -117,6 +117,10 @@ func (c *Cache) Mapping(id wire.RegionID) *Mapping {
 	return nil
 }
 
+// PrivateBytes returns how much private memory there is in place of views that
+// were moved.
+func (c *Cache) PrivateBytes() uint64 { return c.private }
+
 // Regions returns the ids of the open regions, in order.
 func (c *Cache) Regions() []wire.RegionID {
 	return slices.Sorted(maps.Keys(c.regions))

@@ -35,7 +35,7 @@ type Move struct {
 	region *cachedRegion
 	slot   uint32
 	shared Ref       // for the time of the copying
-	kept   Ref       // for whoever had the view
+	kept   Ref       // for whoever had the view; it needs nothing of the region
 	runs   []pageRun // to be moved
 	done   int       // of these
 }
@@ -109,12 +109,15 @@ func (m *Move) Run() error {
 	return nil
 }
 
-// EndMove enters what Run has done. If it did everything, it returns a Ref that
-// keeps the private memory, and that one has to be released in the end. It is
-// meant to take the place of the one that was moved, which may then be released:
-// it is good for the region's ledger until then. If Run has failed, kept is the
-// zero Ref.
-func (c *Cache) EndMove(m *Move) (kept Ref, err error) {
+// Kept returns a Ref that keeps the private memory. If Run has returned no error it
+// may take the place of the one that was moved, before EndMove or after it. The
+// one that was moved may be released then; until then it is good for the region's
+// ledger.
+func (m *Move) Kept() Ref { return m.kept }
+
+// EndMove enters what Run has done. used says that somebody has taken Kept, and
+// will release it, or has done so already; else it is released here.
+func (c *Cache) EndMove(m *Move, used bool) error {
 	c.move = nil
 	r := m.region
 	if m.done > 0 {
@@ -126,12 +129,11 @@ func (c *Cache) EndMove(m *Move) (kept Ref, err error) {
 	}
 	r.pieces += m.done
 	c.pieces += m.done
-	if m.done == len(m.runs) {
-		kept = m.kept
-	} else {
+	var err error
+	if !used {
 		err = c.Release(m.kept)
 	}
-	return kept, errors.Join(err, c.Release(m.shared))
+	return errors.Join(err, c.Release(m.shared))
 }
 
 // Bytes returns how much private memory the pages that were to be moved take.

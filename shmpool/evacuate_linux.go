@@ -7,6 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// MoveSupported reports whether views can be moved on this platform.
+func MoveSupported() bool { return true }
+
 // copyStepBytes is how much is copied at a time: a copy cannot be interrupted, and
 // the garbage collector would wait for one of 40 MiB for 10 ms and more.
 const copyStepBytes = 1 << 20

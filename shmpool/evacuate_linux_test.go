@@ -101,14 +101,12 @@ func (w *moveWorld) move(h *heldView) error {
 	if err != nil {
 		return err
 	}
-	runErr := m.Run()
-	kept, err := w.cache.EndMove(m)
-	if runErr != nil {
-		return errors.Join(runErr, err)
+	if err := m.Run(); err != nil {
+		return errors.Join(err, w.cache.EndMove(m, false))
 	}
 	old := h.ref
-	h.ref = kept
-	return errors.Join(err, w.cache.Release(old))
+	h.ref = m.Kept()
+	return errors.Join(w.cache.EndMove(m, true), w.cache.Release(old))
 }
 
 func (w *moveWorld) mustMove(h *heldView) {
@@ -374,11 +372,7 @@ func TestMoveReleasedMeanwhile(t *testing.T) {
 	if err := m.Run(); err != nil {
 		t.Fatal(err)
 	}
-	kept, err := w.cache.EndMove(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.cache.Release(kept); err != nil {
+	if err := w.cache.EndMove(m, false); err != nil {
 		t.Fatal(err)
 	}
 	if st := w.cache.Stats(); st != (CacheStats{Regions: 1, Bytes: g.Bytes()}) {
@@ -421,8 +415,8 @@ func TestMoveLimits(t *testing.T) {
 	if err := m.Run(); err != nil || m.Bytes() != systemPageBytes {
 		t.Fatal(m.Bytes(), err)
 	}
-	kept, err := w.cache.EndMove(m)
-	if err != nil {
+	kept := m.Kept()
+	if err := w.cache.EndMove(m, true); err != nil {
 		t.Fatal(err)
 	}
 	w.check(h)

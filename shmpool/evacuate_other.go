@@ -2,6 +2,9 @@
 
 package shmpool
 
+// MoveSupported reports whether views can be moved on this platform.
+func MoveSupported() bool { return false }
+
 // No Mapping exists on these platforms: payloads arrive in the process's own
 // memory, and there is nothing to evacuate.
 
