@@ -28,6 +28,7 @@ func (r *receiver) evacuateOne(d due, now int64) error {
 	e, view := rec.estate, rec.view
 	move, err := e.startMove(rec, r.evac.room(r.n))
 	if err != nil {
+		err = r.evac.explain(err)
 		rec.watched.again = now + int64(evacuateAgain)
 		r.mu.Unlock()
 		return err
@@ -50,6 +51,7 @@ func (r *receiver) evacuateOne(d due, now int64) error {
 			l.unref()
 		}
 		e.endMove(move, view, true)
+		r.reportMuch()
 		e.drop() // what the record had of it
 	case held:
 		rec.watched.again = now + int64(evacuateAgain)
@@ -80,16 +82,34 @@ func (r *receiver) moved(rec *record, move *shmpool.Move, now int64) (*laneIn, l
 	v.moved++
 	r.n.stats.evacuated.Add(1)
 	r.n.stats.evacuatedBytes.Add(uint64(len(rec.payload)))
-	if rep.bytes >= reportBytes {
+	return l, ledger
+}
+
+// reportMuch tells the broker at once of a lot that was evacuated.
+func (r *receiver) reportMuch() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sum := uint64(0)
+	for _, x := range r.evac.reports.all {
+		sum += x.bytes
+	}
+	if sum >= reportBytes {
 		r.report(time.Now())
 	}
-	return l, ledger
 }
 
 // room is how many more bytes may be evacuated.
 func (v *evacuator) room(n *Node) uint64 {
 	used := n.privateBytes.Load() + v.heap
 	return v.max - min(used, v.max)
+}
+
+// explain says which setting a limit is, with r.mu held.
+func (v *evacuator) explain(err error) error {
+	if errors.Is(err, shmpool.ErrMoveLimit) {
+		return fmt.Errorf("%w (held_max is %s)", err, shmpool.FormatBytes(v.max))
+	}
+	return err
 }
 
 // startMove begins to move what a record's view shows. A fresh mapping of the
@@ -153,9 +173,10 @@ func (r *receiver) evacuateQueued(position uint64, now int64) error {
 	}
 	if room := r.evac.room(r.n); it.Length > room {
 		q.again = now + int64(evacuateAgain)
+		err = r.evac.explain(fmt.Errorf("%w: %d bytes more, %d are left", shmpool.ErrMoveLimit, it.Length, room))
 		r.mu.Unlock()
 		e.unview(view)
-		return fmt.Errorf("%w: %d bytes more, %d are left", shmpool.ErrMoveLimit, it.Length, room)
+		return err
 	}
 	e.hold()
 	r.mu.Unlock()
@@ -176,6 +197,7 @@ func (r *receiver) evacuateQueued(position uint64, now int64) error {
 	default:
 		r.queuedMoved(q, own[:len(own):len(own)], now)
 		r.mu.Unlock()
+		r.reportMuch()
 		e.drop() // what the token had of it
 	}
 	e.drop()
@@ -192,7 +214,4 @@ func (r *receiver) queuedMoved(q *queued, own []byte, now int64) {
 	v.heap += q.heap
 	r.n.stats.evacuated.Add(1)
 	r.n.stats.evacuatedBytes.Add(q.item.Length)
-	if rep.bytes >= reportBytes {
-		r.report(time.Now())
-	}
 }

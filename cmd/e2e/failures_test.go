@@ -60,6 +60,7 @@ var failureEvents = []string{
 	"somebody else fills /dev/shm while messages run",
 	"a sender shrinks its region while a message for a remote node waits in it",
 	"a receiver that holds messages for ever",
+	"a receiver that holds more than `held_max` for ever",
 	"a receiver is stopped (SIGSTOP)",
 	"a receiver is killed",
 	"a sender is killed",

@@ -25,17 +25,18 @@ const holdFlow = `nodes:
       frames: {source: source/frames, policy: %s, queue_size: 64, hold_timeout: 200ms}
 `
 
-// A receiver that never releases anything costs its sender the quota, and nobody
-// else anything: the sender goes on, is told who holds its memory, and has it
+// A receiver that never releases anything, and has as much evacuated as it may,
+// costs its sender the quota, and nobody else anything: the sender goes on, is told who holds its memory, and has it
 // back when the holder ends.
 func TestHoldForever(t *testing.T) { bothPaths(t, holdForever) }
 
 func holdForever(t *testing.T, lanes bool) {
 	const quota = 24 * mib
-	w := newWorld(t, fmt.Sprintf(holdFlow, "drop-oldest"), "--shm-node-limit", "24MiB", "--shm-limit", "64MiB", "--shm-cache", "16MiB")
+	w := newWorld(t, fmt.Sprintf(holdFlow, "drop-oldest"), "--shm-node-limit", "24MiB", "--shm-limit", "64MiB", "--shm-cache", "16MiB",
+		"--held-max", "8MiB")
 	w.lanes = lanes
 	source := w.start("source", program{})
-	hog := w.start("hog", program{Receive: true, KeepAll: true})
+	hog := w.start("hog", program{Receive: true, KeepAll: true, Watch: 1})
 	good := w.start("good", program{Receive: true})
 	source.do(order{Do: "await", Output: "frames", Count: 2})
 	if lanes {
@@ -44,6 +45,7 @@ func holdForever(t *testing.T, lanes bool) {
 	frames := order{Do: "send", Output: "frames", Sizes: []int{mib}, Every: 3 * time.Millisecond}
 
 	reply := source.begin(frames)
+	stuck := w.broker.log.await(t, 0, "message cannot be evacuated", "node", "hog")
 	held := w.broker.log.await(t, 0, "message held too long", "holder", flowName+"/hog")
 	dropped := w.broker.log.await(t, 0, "message dropped", "reason", wire.DropNoMemory.String(), "to", "good/frames")
 	source.do(order{Do: "halt"})
@@ -53,13 +55,16 @@ func holdForever(t *testing.T, lanes bool) {
 		t.Errorf("the sender's error names neither limit nor holder: %q", s.NoMemoryText)
 	}
 	if !lanes {
-		observe(t, "a receiver that holds messages for ever",
-			"its sender goes on until its memory is used up, then gets `ErrNoMemory`: "+numbers(s.NoMemoryText)+
+		observe(t, "a receiver that holds more than `held_max` for ever",
+			"what it has evacuated it keeps; its sender goes on until its memory is used up, then gets `ErrNoMemory`: "+numbers(s.NoMemoryText)+
 				". With a `block` receiver the sender waits instead. All is back when the holder lets go or ends",
-			shown(held, "holder", "held", "held_bytes")+"\n"+shown(dropped, "to", "reason", "count"))
+			shown(stuck, "node", "stuck", "kept_bytes", "held_max")+"\n"+shown(held, "holder", "held", "held_bytes")+"\n"+shown(dropped, "to", "reason", "count"))
 	}
 	status := w.status()
 	for _, n := range status.Nodes {
+		if n.Node == "hog" && (n.KeptBytes == 0 || n.KeptBytes > 8*mib || n.Stuck == 0 || n.StuckReason == "") {
+			t.Errorf("status of the holder: %+v", n)
+		}
 		if n.Node == "source" && (n.RegionBytes > quota || n.RegionBytes < quota/2) {
 			t.Errorf("the sender has %d bytes, its quota is %d", n.RegionBytes, quota)
 		}
@@ -107,7 +112,8 @@ func holdForever(t *testing.T, lanes bool) {
 func TestHoldForeverBlock(t *testing.T) { bothPaths(t, holdForeverBlock) }
 
 func holdForeverBlock(t *testing.T, lanes bool) {
-	w := newWorld(t, fmt.Sprintf(holdFlow, "block"), "--shm-node-limit", "16MiB", "--shm-limit", "64MiB", "--shm-cache", "16MiB")
+	w := newWorld(t, fmt.Sprintf(holdFlow, "block"), "--shm-node-limit", "16MiB", "--shm-limit", "64MiB", "--shm-cache", "16MiB",
+		"--held-max", "0")
 	w.lanes = lanes
 	source := w.start("source", program{})
 	hog := w.start("hog", program{Receive: true, KeepAll: true})

@@ -27,6 +27,7 @@ type program struct {
 	Sleep    time.Duration // after each message
 	Keep     int           // messages that are held at a time; the oldest goes first
 	KeepAll  bool          // none is ever released, unless told to
+	Watch    int           // goroutines that read all that is held, over and over
 	Takeover bool
 	Misuse   string // of the first message that comes, see misuse
 	// Auto is a send order that it follows by itself, once so many of the output's
@@ -98,6 +99,7 @@ type report struct {
 	Inputs     map[string]*inputReport
 	Stats      node.Stats
 	Kept       int      // messages held on purpose
+	Watched    int      // times that all of these were read by watchers
 	Notes      []string // events other than messages
 	Reconnects int
 	Sending    map[string]sent // by output, while it goes on
@@ -125,6 +127,9 @@ type nodeProcess struct {
 	kept    []keptMessage
 	numbers map[string]uint64 // by output: the last sequence number
 	sending map[string]*sent
+
+	// watching is held while kept messages are read, or released.
+	watching sync.RWMutex
 }
 
 type keptMessage struct {
@@ -163,6 +168,9 @@ func runProgram(text string) int {
 	p.deaf = make(chan struct{})
 	if p.program.Receive {
 		go p.receive()
+	}
+	for range p.program.Watch {
+		go p.watch()
 	}
 	p.say(answer{Ready: true, Local: p.n.Local()})
 	if o := p.program.Auto; o != nil {
@@ -529,9 +537,32 @@ func (p *nodeProcess) checkKept(k keptMessage) error {
 	return err
 }
 
+// watch reads what is held until the process ends.
+func (p *nodeProcess) watch() {
+	for {
+		begun := time.Now()
+		p.watching.RLock()
+		p.mu.Lock()
+		kept := p.kept
+		if len(kept) > 0 {
+			p.report.Watched++
+		}
+		p.mu.Unlock()
+		for _, k := range kept {
+			_ = p.checkKept(k) // it has said so
+		}
+		p.watching.RUnlock()
+		time.Sleep(time.Since(begun) + time.Millisecond) // others want to run, too
+	}
+}
+
 // recheck reads all kept messages once more. With release it lets go of them, and
 // keeps no more.
 func (p *nodeProcess) recheck(release bool) error {
+	if release {
+		p.watching.Lock()
+		defer p.watching.Unlock()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var errs []error

@@ -395,6 +395,7 @@ func (w *world) checkLog(s wire.Status) {
 	if logged != s.Counters.Drops {
 		w.t.Errorf("%d drops counted, %d logged", s.Counters.Drops, logged)
 	}
+	w.checkEvacuated(s)
 	for _, e := range w.broker.log.all(0) {
 		switch level := e.text("level"); {
 		case e.fields == nil:
@@ -404,6 +405,30 @@ func (w *world) checkLog(s wire.Status) {
 		case strings.Contains(e.msg(), "log lines lost"):
 			w.t.Errorf("log lines lost: %s", e.raw)
 		}
+	}
+}
+
+// checkEvacuated compares what the log says of evacuated messages with the last
+// status.
+func (w *world) checkEvacuated(s wire.Status) {
+	w.t.Helper()
+	counts := map[string]uint64{}
+	var all, bytes uint64
+	for _, e := range w.broker.log.all(0) {
+		if e.msg() == "message evacuated" {
+			count := uint64(e.number("count"))
+			counts[e.text("from")+"→"+e.text("to")] += count
+			all += count
+			bytes += uint64(e.number("bytes"))
+		}
+	}
+	for _, e := range s.Edges {
+		if got := counts[e.From+"→"+e.To]; got != e.Evacuated {
+			w.t.Errorf("%s→%s: %d messages evacuated, the log says %d", e.From, e.To, e.Evacuated, got)
+		}
+	}
+	if c := s.Counters; all != c.EvacuatedMessages || bytes != c.EvacuatedBytes {
+		w.t.Errorf("%d messages evacuated, %d bytes; the log says %d, %d", c.EvacuatedMessages, c.EvacuatedBytes, all, bytes)
 	}
 }
 
