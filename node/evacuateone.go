@@ -120,7 +120,11 @@ func (e *estate) startMove(rec *record, room uint64) (*shmpool.Move, error) {
 	v.Lock()
 	defer v.Unlock()
 	before := v.cache.Mapping(rec.region)
-	move, err := v.cache.StartMove(rec.view, rec.offset, uint64(len(rec.payload)), room)
+	length := uint64(len(rec.payload))
+	if rec.guard != nil {
+		length = 0 // the user has a copy already
+	}
+	move, err := v.cache.StartMove(rec.view, rec.offset, length, room)
 	if err != nil {
 		return nil, err
 	}

@@ -65,7 +65,7 @@ func (n *Node) Stats() Stats {
 		SendFailures: c.sendFailures.Load(), Rejected: c.rejected.Load(),
 		Forgotten: c.forgotten.Load(), Reconnects: c.reconnects.Load(),
 		SocketWrites: c.socketWrites.Load(),
-		Evacuated: c.evacuated.Load(), EvacuatedBytes: c.evacuatedBytes.Load(),
+		Evacuated:    c.evacuated.Load(), EvacuatedBytes: c.evacuatedBytes.Load(),
 	}
 	n.mu.Lock()
 	for _, o := range n.outputs {
