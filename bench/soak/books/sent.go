@@ -49,14 +49,6 @@ func (s *Sent) Fail(n uint64) {
 // Cancel enters that message n was not sent, and that the next one has its number.
 func (s *Sent) Cancel(n uint64) { s.words[sentBegun] = n - 1 }
 
-// SentAccount is a copy of a book of Sent.
-type SentAccount struct {
-	// Done messages have got their numbers; if Begun is one more, the node died while
-	// it sent that.
-	Begun, Done uint64
-	Failed      Bits // have a number, and were not sent
-}
-
 // Account copies the book.
 func (s *Sent) Account() SentAccount {
 	begun := s.words[sentBegun]

@@ -59,13 +59,6 @@ func (t *Taken) Enter(n uint64, bytes int, onLane bool) error {
 	return nil
 }
 
-// TakenAccount is a copy of a book of Taken.
-type TakenAccount struct {
-	Taken  Bits
-	OnLane Bits // of these
-	Bytes  uint64
-}
-
 // Account copies the book.
 func (t *Taken) Account() TakenAccount {
 	taken := Bits(t.words[takenBits:takenOnLane])
