@@ -56,6 +56,7 @@ type core struct {
 	// lanesActive says that a lane was in use at the last tick.
 	lanesActive bool
 	evacuations []pendingEvacuation // not logged yet
+	shortages   []*output           // that send inline for want of memory
 
 	scratch struct { // reused by the hot paths
 		input wire.Input
@@ -169,6 +170,9 @@ func (c *core) nodeMessage(now time.Time, s *session, m *NodeMessage) *wire.Erro
 		if known, err := c.laneMessage(now, s, m.Other); known {
 			return err
 		}
+	}
+	if short, ok := m.Other.(*wire.Shortage); ok && s.inlines {
+		return c.shortageTold(now, s, short)
 	}
 	if s.evacuates {
 		if known, err := c.evacuationMessage(now, s, m.Other); known {
@@ -311,6 +315,7 @@ func (c *core) tick(now time.Time) {
 	c.checkHolds(now)
 	c.checkOrphans(now)
 	c.checkLanes(now)
+	c.checkShortages(now)
 	c.logEvacuated(now, false)
 	if c.idle && now.Sub(c.active) >= idleAfter {
 		c.stock.trim()

@@ -45,6 +45,7 @@
 //	lane       a direct path between two local nodes, from grant to flow
 //	lane-close all ways in which it ends
 //	lane-fault lanes that are damaged; lane-long: positions beyond 32 bits
+//	shortage   messages that travel inline because there is no shared memory
 //	late       messages that were sent before a window was told
 //	adopt      lanes that outlive the broker
 //

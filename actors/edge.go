@@ -27,6 +27,8 @@ type node struct {
 	inputs  []*edge
 	sess    *session // nil: not connected
 	denied  limited  // region requests
+	// deniedText is why the last of them was.
+	deniedText string
 }
 
 // output is one output of a node and where its messages go.
@@ -48,6 +50,7 @@ type output struct {
 	receivers uint32 // as the sender knows it
 	brokered  uint32 // as the sender knows it: edges that need messages through the broker
 	laneBits  uint64 // of lanes that the sender has started and is not done with
+	shortage  shortage
 	largest   uint64 // inline bytes of recent messages, to bound what a window may bring
 }
 

@@ -56,6 +56,9 @@ func (c *core) hello(now time.Time, s *session, h *wire.Hello) *wire.Error {
 			w.Features |= wire.FeatureEvacuation
 			w.HeldMax = c.cfg.HeldBytesMax
 		}
+		if s.inlines = c.cfg.InlineFallback && h.Features&wire.FeatureInline != 0; s.inlines {
+			w.Features |= wire.FeatureInline
+		}
 		w.ProbeName, w.ProbeOffset, w.ProbeLength = c.probe.Probe()
 	}
 	c.send(s, w)
@@ -235,6 +238,7 @@ func (c *core) leave(now time.Time, s *session, cause error) {
 		lost++
 	}
 	for _, o := range s.outputs {
+		c.endShortage(now, o, true)
 		c.closeOutput(now, o, reason)
 	}
 	held := s.held

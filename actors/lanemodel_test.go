@@ -85,6 +85,8 @@ type lanePeer struct {
 	inbox, outbox       []wire.Message
 	ports               *wire.Ports
 	ended               map[wire.OutputIndex]bool
+	inlines             bool                      // it may send inline what gets no memory
+	short, shortTold    map[wire.OutputIndex]bool // a message waits to go inline; the broker knows
 	flow                map[wire.OutputIndex]wire.Flow
 	published           map[wire.OutputIndex]uint64
 	free                []place
@@ -147,6 +149,7 @@ func (m *laneModel) join(node string, remote, plain bool) {
 	m.next++
 	p := &lanePeer{
 		m: m, id: m.next, node: node, local: !remote, ended: map[wire.OutputIndex]bool{},
+		inlines: m.next%2 == 1, short: map[wire.OutputIndex]bool{}, shortTold: map[wire.OutputIndex]bool{},
 		flow: map[wire.OutputIndex]wire.Flow{}, published: map[wire.OutputIndex]uint64{},
 		lent: map[place]uint64{}, tokens: map[wire.Token]place{}, lastSeq: map[string]wire.Seq{},
 		opened: map[wire.RegionID]wire.RegionID{}, retired: map[wire.RegionID]bool{},
@@ -157,6 +160,9 @@ func (m *laneModel) join(node string, remote, plain bool) {
 	hello := &wire.Hello{VersionMin: 1, VersionMax: 1, Dataflow: "f", Node: node, Features: wire.FeatureLanes}
 	if plain {
 		hello.Features = 0
+	}
+	if p.inlines {
+		hello.Features |= wire.FeatureInline
 	}
 	nonce := "right"
 	if remote {
@@ -390,6 +396,9 @@ func (m *laneModel) finish(rt *rapid.T) {
 	}
 	if len(m.leased) > 0 || len(c.lanes)+len(c.regions)+len(c.asked)+len(c.laneList) > 0 || c.busy() {
 		rt.Fatalf("left over: leased %v, %d lanes, %d regions, %d questions, busy %v", m.leased, len(c.lanes), len(c.regions), len(c.asked), c.busy())
+	}
+	if len(c.shortages) > 0 {
+		rt.Fatalf("left over: %d shortages", len(c.shortages))
 	}
 	c.eachEdge(func(e *edge) {
 		if st := &e.stats; st.published != st.delivered+st.dropped+st.noReceiver {

@@ -39,10 +39,18 @@ func (p *lanePeer) publish(out wire.OutputIndex, shared bool) bool {
 	if brokered && p.published[out] >= f.Window {
 		return false
 	}
+	p.short[out] = p.short[out] || len(p.free) == 0 && p.inlines && p.local && (len(lanes) > 0 || shared)
+	if p.short[out] && len(lanes) > 0 {
+		if !p.shortTold[out] {
+			p.shortTold[out] = true
+			p.say(&wire.Shortage{Output: out, Bytes: 5000})
+		}
+		return false // until all lanes are closed
+	}
 	key := p.key(out)
 	p.m.seq[key]++
 	seq := p.m.seq[key]
-	if p.reap(); len(p.free) == 0 && (len(lanes) > 0 || shared) {
+	if p.reap(); len(p.free) == 0 && !p.short[out] && (len(lanes) > 0 || shared) {
 		p.m.losing(key, seq)
 		p.say(&wire.SendFailed{Output: out, Reason: wire.DropNoMemory, Count: 1, Bytes: 100, SeqFirst: seq, SeqLast: seq})
 		for _, l := range lanes {
@@ -51,9 +59,13 @@ func (p *lanePeer) publish(out wire.OutputIndex, shared bool) bool {
 		return true
 	}
 	msg := &wire.Publish{Output: out, Epoch: f.Epoch, Seq: seq, TimeNS: p.m.w.now.UnixNano()}
-	if len(lanes) > 0 || shared {
+	switch {
+	case p.short[out]:
+		msg.Payload, msg.Length = make([]byte, 5000), 5000
+		p.short[out], p.shortTold[out] = false, false
+	case len(lanes) > 0 || shared:
 		p.place(msg, lanes, brokered)
-	} else {
+	default:
 		msg.Payload, msg.Length = []byte("payload"), 7
 	}
 	for _, l := range lanes {
@@ -208,6 +220,7 @@ func (p *lanePeer) granted(g *wire.LaneGrant) {
 	p.say(&wire.LaneReady{Lane: g.Lane})
 	if g.Role == wire.LaneSender {
 		l.started = true
+		clear(p.shortTold)
 		p.say(&wire.LaneStart{Lane: g.Lane})
 	}
 }

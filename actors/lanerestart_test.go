@@ -66,6 +66,8 @@ func (m *laneModel) comeBack(node string) {
 	clear(p.tokens)
 	p.delivered, p.consumed, p.held = 0, 0, nil
 	p.adopting = p.local && p.bell != 0
+	p.inlines = false
+	clear(p.short)
 	hello := &wire.Hello{VersionMin: 1, VersionMax: 1, Dataflow: "f", Node: node, Features: wire.FeatureLanes}
 	attach := &wire.Attach{Adopting: p.adopting}
 	if p.local {

@@ -82,6 +82,8 @@ func (c *core) laneObstacle(e *edge) string {
 	}
 	sender, receiver := e.source.node.sess, e.sess
 	switch {
+	case e.source.shortage.active():
+		return shortageReason
 	case !c.cfg.Lanes:
 		return "lanes are switched off in the broker"
 	case sender == receiver:

@@ -51,6 +51,9 @@ func (c *core) publish(now time.Time, s *session, p *wire.Publish, owned bool) *
 		r.take(slot)
 		s.outstanding++
 	} else {
+		if s.inlines && s.local && p.Length > uint64(c.cfg.InlineBytesMax) {
+			c.inlined(now, o, p.Length)
+		}
 		o.largest = max(m.inlineBytes(), o.largest-o.largest/8)
 	}
 	err = c.route(now, o, m, p)

@@ -61,6 +61,7 @@ func (c *core) regionGranted(rep *poolReply) {
 		if holders != "" {
 			text += "; " + holders
 		}
+		s.node.deniedText = text
 		c.send(s, &wire.RegionDenied{Request: rep.request, Code: rep.code, Text: clip(text, wire.TextBytesMax)})
 		c.logDenied(rep, s.node, holders)
 		return

@@ -31,6 +31,7 @@ type RouterConfig struct {
 	OutstandingMax    int           // messages of one sender, in its regions, that are not done
 	FlowsMax          int           // loaded dataflows
 	Lanes             bool          // whether local nodes may have direct paths
+	InlineFallback    bool          // whether messages that get no shared memory may come inline
 	HeldBytesMax      uint64        // that one node may evacuate to memory of its own; 0: none does
 	AdoptGrace        time.Duration // how long nodes of a broker that died may bring what they use
 

@@ -153,7 +153,7 @@ func newWorld(t tb) *world {
 // start begins a broker with nothing but what is in shared memory.
 func (w *world) start(instance string, lanes bool) {
 	cfg := RouterConfig{Instance: instance, FrameBytesMax: 1 << 20, InlineBytesMax: 4096, Lanes: lanes, AdoptGrace: 10 * time.Second,
-		HeldBytesMax: 1 << 20}.Defaults()
+		HeldBytesMax: 1 << 20, InlineFallback: true}.Defaults()
 	w.core = newCore(cfg, w, w, w)
 	w.core.started = w.now
 	w.pool, w.logged, w.reloaded = nil, map[string]uint64{}, false
@@ -316,11 +316,14 @@ var handlers = map[string]func(w *world, a args, body string){
 			fmt.Fprintln(&w.out, "error:", err)
 		}
 	},
-	"join": func(w *world, a args, _ string) { // join CONN NODE [remote] [takeover] [plain] [adopting] [evacuating]: the whole handshake
+	"join": func(w *world, a args, _ string) { // join CONN NODE [remote] [takeover] [plain] [adopting] [evacuating] [inlining]: the whole handshake
 		w.open(a.conn())
 		h := &wire.Hello{VersionMin: 1, VersionMax: 1, Dataflow: a.get("flow", "f"), Node: a[1], Client: "test"}
 		if w.core.cfg.Lanes && !a.has("plain") {
 			h.Features = wire.FeatureLanes
+		}
+		if a.has("inlining") {
+			h.Features |= wire.FeatureInline
 		}
 		if a.has("evacuating") {
 			h.Features |= wire.FeatureEvacuation
@@ -400,6 +403,9 @@ var handlers = map[string]func(w *world, a args, body string){
 	},
 	"reject": func(w *world, a args, _ string) {
 		w.say(a.conn(), &wire.Reject{Token: a.tokens("token")[0], Reason: wire.DropBadDescriptor})
+	},
+	"short": func(w *world, a args, _ string) { // short CONN [out=N] len=N: no shared memory for a message of len bytes
+		w.say(a.conn(), &wire.Shortage{Output: wire.OutputIndex(a.num("out")), Bytes: a.num("len")})
 	},
 	"failed": func(w *world, a args, _ string) { // failed CONN count=N bytes=N first=N last=N
 		w.say(a.conn(), &wire.SendFailed{Reason: wire.DropNoMemory, Count: a.num("count"), Bytes: a.num("bytes"), SeqFirst: wire.Seq(a.num("first")), SeqLast: wire.Seq(a.num("last"))})

@@ -64,6 +64,7 @@ type session struct {
 	regions     map[wire.RegionID]*region
 	regionBytes uint64
 	outstanding int          // messages in its regions that are not done
+	inlines     bool         // it may send inline what gets no shared memory
 	asking      int          // region requests that the pool has not answered
 	done        []wire.Token // to report at the next flush
 

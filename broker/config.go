@@ -107,6 +107,9 @@ type Config struct {
 	TotalBytes uint64
 	// NodeBytes of shared memory that one node may hold.
 	NodeBytes uint64
+	// InlineFallback lets a local node send a message that gets no shared memory
+	// inside the frame, through the broker's own memory.
+	InlineFallback bool
 	// CacheBytes of free regions that are kept warm for the next node.
 	CacheBytes uint64
 	// CacheAge is how long a free region is kept.

@@ -136,7 +136,7 @@ func (b *Broker) startRouter(p *parts, addr string, budget fileBudget) (err erro
 		FrameBytesMax: b.cfg.FrameBytesMax, InlineBytesMax: uint32(b.cfg.InlineBytesMax),
 		HeartbeatInterval: b.cfg.HeartbeatInterval,
 		Lanes:             b.cfg.Lanes && p.memory.offered(), AdoptGrace: b.cfg.AdoptGrace,
-		QueueBytesMax: b.cfg.QueueBytesMax, QueueTotalMax: b.cfg.QueueTotalMax, OutstandingMax: b.cfg.OutstandingMax, HeldMessagesMax: b.cfg.HeldMessagesMax, HeldBytesMax: b.cfg.HeldBytesMax, FlowsMax: b.cfg.FlowsMax,
+		QueueBytesMax: b.cfg.QueueBytesMax, QueueTotalMax: b.cfg.QueueTotalMax, OutstandingMax: b.cfg.OutstandingMax, HeldMessagesMax: b.cfg.HeldMessagesMax, HeldBytesMax: b.cfg.HeldBytesMax, InlineFallback: b.cfg.InlineFallback, FlowsMax: b.cfg.FlowsMax,
 		SessionCounters: p.counters.addTo,
 	}
 	p.journal = actors.NewJournal(b.log)

@@ -68,6 +68,8 @@ var (
 	metricDrops       = counterOf("dropped_messages", "Dropped messages of all edges.")
 	metricEvacMsgs    = counterOf("evacuated_messages", "Messages that receivers have moved out of shared memory.")
 	metricEvacBytes   = counterOf("evacuated_bytes", "Payload bytes of these.")
+	metricInlineMsgs  = counterOf("inline_fallback_messages", "Messages that came inside frames because they got no shared memory.")
+	metricInlineBytes = counterOf("inline_fallback_bytes", "Payload bytes of these.")
 	metricTokens      = gaugeOf("tokens", "Published messages that some receiver is not done with.")
 
 	metricMemLimit   = gaugeOf("memory_limit_bytes", "Shared memory that may be in use.")
@@ -81,7 +83,7 @@ var (
 var metrics = []metric{
 	metricInfo, metricUptime, metricConnections, metricAccepted, metricRefused, metricEnded,
 	metricNodeConnected, metricNodeLocal, metricNodeRegions, metricNodeHeld,
-	metricNodeKept, metricNodeStuck, metricEvacuated, metricEvacMsgs, metricEvacBytes,
+	metricNodeKept, metricNodeStuck, metricEvacuated, metricEvacMsgs, metricEvacBytes, metricInlineMsgs, metricInlineBytes,
 	metricPublished, metricDelivered, metricDelivBytes, metricNoReceiver, metricDropped,
 	metricQueued, metricInFlight, metricHeld, metricLatency,
 	metricMessagesIn, metricMessagesOut, metricBytesIn, metricBytesOut, metricCopied, metricDrops, metricTokens,
@@ -180,6 +182,8 @@ func collectCounters(out emit, n *wire.Counters) {
 	out(metricTokens, float64(n.Tokens))
 	out(metricEvacMsgs, float64(n.EvacuatedMessages))
 	out(metricEvacBytes, float64(n.EvacuatedBytes))
+	out(metricInlineMsgs, float64(n.InlineFallbackMessages))
+	out(metricInlineBytes, float64(n.InlineFallbackBytes))
 }
 
 func collectMemory(out emit, m *wire.MemoryStatus) {

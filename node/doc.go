@@ -119,6 +119,13 @@
 // unless there is no free memory, or a receiver without a lane has policy block. Messages that could not be published are
 // reported to the broker, which logs them as drops.
 //
+// # Want of memory
+//
+// A message that gets no shared memory is an error (ErrNoMemory), or its sender waits
+// if a receiver has policy block. If the broker is set up with shm_fallback: inline,
+// it goes inside a frame instead, and so do all messages of that output for a while:
+// slower, and in order. [Stats] counts them, the broker logs them.
+//
 // # Reconnecting
 //
 // When the broker goes away the node dials again, with growing pauses, until it

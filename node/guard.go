@@ -11,7 +11,8 @@ import (
 // their time is over. What lies in shared memory is held as ever, so that all
 // else is the same.
 
-// guard is what a message has of the vault.
+// guard is what a message has of the vault. One that has a guard has no payload in
+// shared memory as far as its user is concerned.
 type guard struct {
 	vault             *protect.Vault
 	payload, metadata *protect.Block // nil: empty
@@ -33,7 +34,10 @@ func (n *Node) openVault() (err error) {
 func (rec *record) protect(n *Node, in *input) {
 	g := &guard{vault: n.vault}
 	owner := protect.Owner{Use: protect.Payload, Node: n.cfg.Node, Port: in.info.ID, Seq: uint64(rec.seq)}
-	if g.payload = n.vault.Copy(owner, rec.payload); g.payload != nil {
+	if len(rec.payload) > 0 {
+		if g.payload = n.vault.Copy(owner, rec.payload); g.payload == nil {
+			return // no memory: the user gets the payload itself
+		}
 		rec.payload = g.payload.Bytes()
 	}
 	owner.Use = protect.Metadata

@@ -217,6 +217,7 @@ func (o *Output) startLanes() {
 // addLane and dropLane change the lanes that messages go to, with o.mu held.
 func (o *Output) addLane(l *laneOut) {
 	o.lanes = append(o.lanes, l)
+	o.shortTold = false
 	o.countLanes()
 }
 

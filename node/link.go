@@ -31,6 +31,9 @@ var errLinkDown = errors.New("node: connection lost")
 // link is the sending side of one connection: one buffer that frames are
 // appended to, and at most one goroutine at a time that writes it out.
 type link struct {
+	// inlineMax is the session's, see there. Immutable after the handshake.
+	inlineMax uint64
+
 	// Immutable.
 	conn  net.Conn
 	raw   syscall.RawConn // nil if there is none: then only the writer goroutine writes

@@ -68,6 +68,10 @@ func (o *Output) Loan(ctx context.Context, n int) (Loan, error) {
 		if l, err = e.memory.take(ctx, n, o); err == nil {
 			break
 		}
+		if errors.Is(err, errInline) { // if there is memory until Publish it may still get a slot
+			e = nil
+			break
+		}
 		if !errors.Is(err, errLinkDown) {
 			o.reportFailure(err, n)
 			return Loan{}, err
@@ -160,8 +164,9 @@ func (l Loan) Publish(ctx context.Context, metadata ...Attr) error {
 	if rec.guard != nil {
 		copy(rec.lease.buffer, rec.guarded())
 	}
+	fallback := false
 	for {
-		out := outgoing{payload: rec.lease.buffer}
+		out := outgoing{payload: rec.lease.buffer, fallback: fallback}
 		if rec.estate != nil {
 			out = outgoing{estate: rec.estate, lease: rec.lease}
 		}
@@ -176,37 +181,41 @@ func (l Loan) Publish(ctx context.Context, metadata ...Attr) error {
 		if !isElsewhere(err) {
 			return err
 		}
-		if err := rec.move(ctx); err != nil {
+		if fallback, err = rec.move(ctx, errors.Is(err, errInline)); err != nil {
 			return err
 		}
 	}
 }
 
 // move copies the payload to where the message belongs now: out of a slot of a
-// connection that is gone, or into one because a lane was started.
-func (rec *loanRecord) move(ctx context.Context) error {
+// connection that is gone, or into one because a lane was started, or (inline, or
+// if there is none) to the heap: then it goes inline for want of memory.
+func (rec *loanRecord) move(ctx context.Context, inline bool) (fallback bool, err error) {
 	o, old, gone := rec.output, rec.lease, rec.estate
 	size := len(old.buffer)
 	for {
 		e, err := o.place(ctx, size)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if e == gone && (e == nil || !old.spoilt(true)) {
-			return nil
+		if !inline && e == gone && (e == nil || !old.spoilt(true)) {
+			return false, nil
 		}
 		var l lease
-		if e == nil {
-			rec.heap = append(rec.heap[:0], old.buffer...)
-			l.buffer = rec.heap
-		} else {
+		if e != nil && !inline {
 			l, err = e.memory.take(ctx, size, o)
 			if errors.Is(err, errLinkDown) {
 				continue
 			}
-			if err != nil {
-				return err // the loan is still there: no failed message yet
+			if inline = errors.Is(err, errInline); err != nil && !inline {
+				return false, err // the loan is still there: no failed message yet
 			}
+		}
+		if e == nil || inline {
+			e = nil
+			rec.heap = append(rec.heap[:0], old.buffer...)
+			l.buffer = rec.heap
+		} else {
 			copy(l.buffer, old.buffer)
 		}
 		o.n.stats.copied(size)
@@ -214,7 +223,7 @@ func (rec *loanRecord) move(ctx context.Context) error {
 		if gone != nil {
 			gone.memory.discard(old.token)
 		}
-		return nil
+		return inline, nil
 	}
 }
 

@@ -113,6 +113,7 @@ type slotClass struct {
 	denied   error
 	deniedAt time.Time
 	toldAt   time.Time // when the log was told that a sender waits
+	inlineAt time.Time // when the last message of this size went inline for want of memory
 }
 
 type slotState uint8
@@ -175,8 +176,8 @@ func (l *lease) spoilt(lanes bool) bool {
 
 // take finds a slot for size bytes: at once if one is free, else when one becomes
 // free or the broker grants a region. If the broker denies it, an output with a
-// block receiver goes on waiting, others get ErrNoMemory. It takes a hold of the
-// estate.
+// block receiver goes on waiting, others get ErrNoMemory; or errInline, if the
+// message may go inside the frame instead. It takes a hold of the estate.
 func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 	m.mu.Lock()
 	if l, ok := m.tryLocked(size, pollFew); ok {
@@ -190,7 +191,11 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 			ErrTooLarge, o.id, size, uint64(shmpool.SlotBytesMax))
 	}
 	c := m.class(slotBytes)
-	seen := c.denials
+	if m.inlinesAgain(c, size) {
+		m.mu.Unlock()
+		return lease{}, errInline
+	}
+	seen, begun := c.denials, time.Now()
 	for {
 		if m.over {
 			m.mu.Unlock()
@@ -202,6 +207,10 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 		}
 		denied := c.denials != seen
 		if denied {
+			if m.inlines(c, o, size, begun, time.Now()) {
+				m.unlock(false)
+				return lease{}, errInline
+			}
 			if err := m.denialOf(c.denied, o, size); err != nil {
 				m.mu.Unlock()
 				return lease{}, err

@@ -56,6 +56,7 @@ type Output struct {
 	descriptor            lane.Descriptor // scratch
 	victims               []victim        // scratch
 	toRing                []*peerBell     // scratch
+	shortTold             bool            // the broker was asked to close the lanes, for want of memory
 	quickRoom             bool            // the last wait for room on a lane was short
 }
 
@@ -129,8 +130,8 @@ func (o *Output) Send(ctx context.Context, payload []byte, metadata ...Attr) err
 		if e == nil {
 			out := outgoing{payload: payload}
 			err = o.post(ctx, &out, metadata)
-		} else {
-			err = o.sendShared(ctx, e, payload, metadata)
+		} else if err = o.sendShared(ctx, e, payload, metadata); errors.Is(err, errInline) {
+			err = o.sendInline(ctx, payload, metadata)
 		}
 		if err == nil || !isElsewhere(err) {
 			return err
@@ -172,7 +173,7 @@ func (o *Output) sendQuick(ctx context.Context, payload []byte, metadata []Attr)
 // isElsewhere reports whether a message has to be put to another place and tried
 // again there.
 func isElsewhere(err error) bool {
-	return errors.Is(err, errLinkDown) || errors.Is(err, errWantSlot)
+	return errors.Is(err, errLinkDown) || errors.Is(err, errWantSlot) || errors.Is(err, errInline)
 }
 
 // sendShared copies the payload to a slot and publishes that.
@@ -276,6 +277,7 @@ func (o *Output) bind(s *session, index wire.OutputIndex, open bool) {
 	defer o.unlockChanged()
 	if o.session != s || o.index != index {
 		o.session, o.estate, o.index, o.count, o.open = s, s.estate, index, 0, false
+		o.shortTold = false
 	}
 	if open && !o.open {
 		// Nothing may go to the broker before the first Flow, nor, when a reload has

@@ -16,9 +16,11 @@ var errWantSlot = errors.New("node: message needs shared memory")
 // outgoing is a message to publish: inline (payload) or a slot of an estate.
 type outgoing struct {
 	payload []byte
-	estate  *estate // not nil: lease is set, and good for this estate only
-	lease   lease
-	meta    lease // for the metadata, if they do not fit behind the payload
+	// fallback says that the payload is inline because it gets no shared memory.
+	fallback bool
+	estate   *estate // not nil: lease is set, and good for this estate only
+	lease    lease
+	meta     lease // for the metadata, if they do not fit behind the payload
 
 	now time.Time
 	seq wire.Seq
@@ -89,7 +91,11 @@ func (o *Output) admit(out *outgoing) (admission, error) {
 	case out.estate != nil && (out.estate != o.estate || out.lease.spoilt(len(o.lanes) > 0)):
 		return 0, errLinkDown
 	case out.estate == nil && len(o.lanes) > 0:
-		return 0, errWantSlot
+		if !out.fallback || !o.online() {
+			return 0, errWantSlot
+		}
+		o.leaveLanes(len(out.payload))
+		return admitChange, nil
 	case o.half.active:
 		return admitChange, nil
 	case !o.online():
@@ -275,6 +281,9 @@ func (o *Output) append(s *session, out *outgoing, metadata []Attr) (appended, e
 	o.count1(size)
 	if !shared {
 		o.n.stats.copied(size)
+		if s.local && size > int(s.welcome.InlineMax) {
+			o.n.stats.inlineFallbacks.Add(1)
+		}
 	}
 	return verdict, nil
 }

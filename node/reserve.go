@@ -42,6 +42,8 @@ func (o *Output) Reserve(ctx context.Context, n, count int) error {
 		switch {
 		case err == nil:
 			leases = append(leases, l)
+		case errors.Is(err, errInline):
+			return fmt.Errorf("%w: output %q: %d messages of %d bytes: they will travel inline", ErrNoMemory, o.id, count, n)
 		case !errors.Is(err, errLinkDown):
 			return err
 		}

@@ -100,6 +100,9 @@ func (s *session) handshake() (*wire.Ports, error) {
 		VersionMin: wire.VersionMin, VersionMax: wire.VersionMax, Role: wire.RoleNode,
 		Auth: cfg.AuthToken, Dataflow: cfg.Dataflow, Node: cfg.Node, Client: clientName,
 	}
+	if !cfg.NoSharedMemory {
+		hello.Features |= wire.FeatureInline
+	}
 	able := lane.Supported() && !cfg.NoLanes && !cfg.NoSharedMemory
 	if able {
 		hello.Features |= wire.FeatureLanes
@@ -138,6 +141,7 @@ func (s *session) handshake() (*wire.Ports, error) {
 		s.probe = nil
 	}
 	s.lanes = s.lanes && s.local
+	s.link.inlineMax = s.inlineMax()
 	if s.adopting {
 		s.offerEstate()
 	}

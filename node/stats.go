@@ -15,10 +15,13 @@ type Stats struct {
 	PayloadCopies, PayloadCopyBytes uint64
 
 	SendFailures uint64 // messages that got ErrNoMemory or ErrTooLarge
-	Rejected     uint64 // messages that arrived but could not be read
-	Forgotten    uint64 // messages and loans that the garbage collector gave back
-	Reconnects   uint64
-	SocketWrites uint64 // system calls; much fewer than messages when these come fast
+	// InlineFallbacks counts messages that went through the connection because there was
+	// no shared memory for them, and the broker allows that.
+	InlineFallbacks uint64
+	Rejected        uint64 // messages that arrived but could not be read
+	Forgotten       uint64 // messages and loans that the garbage collector gave back
+	Reconnects      uint64
+	SocketWrites    uint64 // system calls; much fewer than messages when these come fast
 
 	Held      int    // messages that the user holds now
 	HeldBytes uint64 // their payload
@@ -43,6 +46,7 @@ type counters struct {
 	forgotten, reconnects     atomic.Uint64
 	socketWrites              atomic.Uint64
 	evacuated, evacuatedBytes atomic.Uint64
+	inlineFallbacks           atomic.Uint64
 }
 
 // traffic counts messages one way.
@@ -64,8 +68,8 @@ func (n *Node) Stats() Stats {
 		PayloadCopies: c.copies.Load(), PayloadCopyBytes: c.copyBytes.Load(),
 		SendFailures: c.sendFailures.Load(), Rejected: c.rejected.Load(),
 		Forgotten: c.forgotten.Load(), Reconnects: c.reconnects.Load(),
-		SocketWrites: c.socketWrites.Load(),
-		Evacuated:    c.evacuated.Load(), EvacuatedBytes: c.evacuatedBytes.Load(),
+		SocketWrites: c.socketWrites.Load(), InlineFallbacks: c.inlineFallbacks.Load(),
+		Evacuated: c.evacuated.Load(), EvacuatedBytes: c.evacuatedBytes.Load(),
 	}
 	n.mu.Lock()
 	for _, o := range n.outputs {

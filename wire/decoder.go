@@ -197,6 +197,8 @@ func NewMessage(k Kind) Message {
 		return new(Evacuated)
 	case KindKept:
 		return new(Kept)
+	case KindShortage:
+		return new(Shortage)
 	}
 	return nil
 }
@@ -243,7 +245,7 @@ var kinds = [...]kindInfo{
 	KindLaneDone: {"lane_done", 1, FromNode}, KindLaneFault: {"lane_fault", 7, FromBoth},
 	KindLaneHeld: {"lane_held", 6, FromNode}, KindAdopt: {"adopt", 5, FromNode},
 	KindAdopted: {"adopted", 3, FromBroker}, KindEvacuated: {"evacuated", 7, FromNode},
-	KindKept: {"kept", 4, FromNode},
+	KindKept: {"kept", 4, FromNode}, KindShortage: {"shortage", 2, FromNode},
 }
 
 // fieldCounts is kinds[k].fields for the hot path.

@@ -75,6 +75,9 @@ var appendedFields = map[Kind]int{KindPublish: 1, KindFlow: 1, KindAttach: 1, Ki
 func TestDocumentedTables(t *testing.T) {
 	page := protocolPage(t)
 	for k := Kind(1); int(k) < len(kinds); k++ {
+		if !k.Known() {
+			continue
+		}
 		name := reflect.TypeOf(NewMessage(k)).Elem().Name()
 		arrow := map[Sender]string{FromNode: "n→b", FromBroker: "b→n", FromBoth: "n↔b"}[k.Sender()]
 		_, section, found := strings.Cut(page, fmt.Sprintf("\n### %d %s %s\n", k, name, arrow))

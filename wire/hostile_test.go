@@ -143,6 +143,11 @@ func hostileFrames() []hostile {
 	for i := older; i < len(all); i++ {
 		all[i].features = FeatureEvacuation
 	}
+	older = len(all)
+	addShortage(add)
+	for i := older; i < len(all); i++ {
+		all[i].features = FeatureInline
+	}
 	return all
 }
 

@@ -64,6 +64,9 @@ const (
 	KindEvacuated Kind = 38 // n→b  input, tokens [token...], region, seq, bytes, held_ms, count
 	KindKept      Kind = 39 // n→b  messages, bytes, stuck, text
 
+	// Inline fall-back. Only between sides that both have FeatureInline.
+	KindShortage Kind = 42 // n→b  output, bytes
+
 	// KindOptionalMin is the first optional kind, KindMax the last of all.
 	KindOptionalMin Kind = 64
 	KindMax         Kind = 127

@@ -45,6 +45,8 @@ func (s sample) features() Features {
 		}
 	case *Evacuated, *Kept:
 		return FeatureEvacuation
+	case *Shortage:
+		return FeatureInline
 	}
 	if s.msg.Kind() >= KindLaneGrant {
 		return FeatureLanes
@@ -115,7 +117,7 @@ func samples() []sample {
 		{"reply", &Reply{ID: 1, More: true, Body: []byte(`[]`)}},
 		{"reply, refused", &Reply{ID: 2, Code: CodeNotFound, Text: "no dataflow \"x\""}},
 		{"reject", &Reject{Token: 900, Reason: DropBadDescriptor}},
-	}, append(laneSamples(meta), evacuationSamples()...)...)
+	}, append(laneSamples(meta), append(evacuationSamples(), shortageSamples()...)...)...)
 }
 
 func manyTokens(n int) []Token {

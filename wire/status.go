@@ -133,6 +133,9 @@ type Counters struct {
 	Tokens             int    `json:"tokens"`             // outstanding now
 	EvacuatedMessages  uint64 `json:"evacuated_messages"` // that receivers have moved out of shared memory
 	EvacuatedBytes     uint64 `json:"evacuated_bytes"`    // of their payload
+
+	InlineFallbackMessages uint64 `json:"inline_fallback_messages"` // that came inline for want of shared memory
+	InlineFallbackBytes    uint64 `json:"inline_fallback_bytes"`    // of their payload
 }
 
 // DropRecord is one record of the drop log, or the totals of one edge and

@@ -55,7 +55,7 @@ func TestPrecedence(t *testing.T) {
 func TestEverySettingFromEverywhere(t *testing.T) {
 	other := map[string]string{ // a value that is not the default, by kind
 		"FILE": "/some/file", "HOST:PORT": "127.0.0.1:1", "SIZE": "3MiB", "MODE": "0660", "GROUP": "7", "NAME": "other",
-		"N": "77", "DURATION": "50s", "auto|json|console": "json", "debug|info|warn|error": "warn",
+		"N": "77", "DURATION": "50s", "auto|json|console": "json", "none|inline": "inline", "debug|info|warn|error": "warn",
 	}
 	file := filepath.Join(t.TempDir(), "brokerd.yaml")
 	var s settings

@@ -17,6 +17,7 @@ type settings struct {
 	Dataflows     []string // files
 	Strict        bool
 	AuthTokenFile string
+	ShmFallback   string // none or inline
 	ShmGroup      string // name or number; empty: the group of the process
 	LogFormat     string
 	LogLevel      string
@@ -27,7 +28,7 @@ type settings struct {
 // defaultSettings are those of the broker package, with sizes that depend on the
 // machine cut to whole MiB for people's eyes.
 func defaultSettings() settings {
-	s := settings{Config: broker.Defaults(), LogFormat: logAuto, LogLevel: "info"}
+	s := settings{Config: broker.Defaults(), ShmFallback: fallbackNone, LogFormat: logAuto, LogLevel: "info"}
 	for _, size := range []*uint64{&s.TotalBytes, &s.NodeBytes, &s.CacheBytes, &s.BuffersBytesMax, &s.QueueTotalMax} {
 		if *size > 1<<20 {
 			*size &^= 1<<20 - 1
@@ -35,6 +36,12 @@ func defaultSettings() settings {
 	}
 	return s
 }
+
+// Values of shm_fallback.
+const (
+	fallbackNone   = "none"
+	fallbackInline = "inline"
+)
 
 // option is one setting: a place, and the names that follow from its key.
 type option struct {
@@ -92,6 +99,8 @@ func (s *settings) options() []option {
 			usage: "shared memory of all nodes together"},
 		{key: "shm_node_limit", value: bytesValue(&s.NodeBytes),
 			usage: "shared memory of one node"},
+		{key: "shm_fallback", value: choiceValue(&s.ShmFallback, fallbackNone, fallbackInline),
+			usage: "what becomes of a message that gets no shared memory: none is an error (or the sender waits), inline sends it through brokerd"},
 		{key: "shm_cache", value: bytesValue(&s.CacheBytes),
 			usage: "free shared memory that is kept warm for the next node"},
 		{key: "shm_cache_age", value: durationValue(&s.CacheAge),
@@ -149,6 +158,7 @@ func (s *settings) options() []option {
 func (s *settings) brokerConfig() (broker.Config, error) {
 	config := s.Config
 	config.Version = versionText()
+	config.InlineFallback = s.ShmFallback == fallbackInline
 	var wrong []error
 	credentials, warnings, err := s.credentials()
 	if err != nil {

@@ -50,6 +50,7 @@ var failureEvents = []string{
 	"a remote node that asks for messages and does not read them",
 	"a message larger than the limit of shared memory",
 	"/dev/shm is full",
+	"/dev/shm is full, and `shm_fallback` is `inline`",
 	"/dev/shm is full when brokerd starts",
 	"/dev/shm is nearly full when brokerd starts",
 	"/dev/shm has 64 MB, as in a container",
