@@ -87,21 +87,29 @@ func (c *core) evacuated(now time.Time, s *session, m *wire.Evacuated) *wire.Err
 }
 
 // evacuatedTokens settles them like Done, but believes nothing: a node that
-// evacuates gives each token back once.
+// evacuates gives each token back once. A token counts for the edge that its
+// message came by. That may be another one than e: a reload that gives an input
+// another source puts a new edge in the place of the one before.
 func (c *core) evacuatedTokens(now time.Time, s *session, e *edge, tokens []wire.Token) *wire.Error {
 	var sum evacuatedMessages
+	of := e // whose sum it is
 	for _, token := range tokens {
 		i, ok := c.holds.find(token)
-		if !ok || c.holds.holds[i].session != s || c.holds.holds[i].edge != e {
+		if !ok || c.holds.holds[i].session != s || c.holds.holds[i].edge.id != e.id {
 			return wire.Errorf(wire.CodeNotYours, "evacuated token %d, which this node does not hold of input %q", token, e.id)
 		}
 		h := &c.holds.holds[i]
+		if h.edge != of && sum.count > 0 {
+			c.countEvacuated(now, s, of, pathBrokered, sum)
+			sum = evacuatedMessages{}
+		}
+		of = h.edge
 		sum.add(evacuatedMessages{
 			count: 1, bytes: h.message.length, seq: h.message.seq, region: h.message.region.id, held: now.Sub(h.since),
 		})
 		c.unref(c.holds.remove(i))
 	}
-	c.countEvacuated(now, s, e, pathBrokered, sum)
+	c.countEvacuated(now, s, of, pathBrokered, sum)
 	if s.ready.len() > 0 {
 		c.touch(s) // it may have waited for this
 	}

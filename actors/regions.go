@@ -225,6 +225,13 @@ func (c *core) settleLeft(s *session) {
 			i = next
 		}
 	}
+	if s.held > 0 { // of inputs that a reload has put others in the place of
+		for i := range c.holds.holds {
+			if c.holds.holds[i].session == s {
+				c.unref(c.holds.remove(int32(i)))
+			}
+		}
+	}
 	for _, r := range s.regions {
 		c.reclaim(r)
 	}
