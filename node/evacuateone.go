@@ -121,7 +121,7 @@ func (e *estate) startMove(rec *record, room uint64) (*shmpool.Move, error) {
 	defer v.Unlock()
 	before := v.cache.Mapping(rec.region)
 	length := uint64(len(rec.payload))
-	if rec.guard != nil {
+	if rec.guard != nil && rec.guard.payload != nil {
 		length = 0 // the user has a copy already
 	}
 	move, err := v.cache.StartMove(rec.view, rec.offset, length, room)
