@@ -65,6 +65,11 @@ func (d *dropped) add(more dropped) {
 	d.count += more.count
 	d.bytes += more.bytes
 	d.age = max(d.age, more.age)
+	// On a lane a drop is counted before its number is noted: what two looks at it
+	// found may overlap by that one, which is the one before the first then.
+	if d.seqFirst > 1 && d.count > uint64(d.seqLast-d.seqFirst)+1 {
+		d.seqFirst = d.seqLast - min(d.seqLast, wire.Seq(d.count)) + 1
+	}
 }
 
 func (l *dropLedger) add(e *edge, p path, reason wire.DropReason, d dropped) {

@@ -48,3 +48,22 @@ func TestDropRecordsOfTwoSenders(t *testing.T) {
 		}
 	}
 }
+
+// A record has as many numbers as drops, also if two looks at a lane overlap.
+func TestDropsThatOverlap(t *testing.T) {
+	d := dropped{}
+	d.add(dropped{count: 10, seqFirst: 11, seqLast: 20})
+	d.add(dropped{count: 5, seqFirst: 20, seqLast: 24})
+	if d.count != 15 || d.seqFirst != 10 || d.seqLast != 24 {
+		t.Errorf("%+v", d)
+	}
+	d.add(dropped{count: 100, seqFirst: 24, seqLast: 24}) // nonsense that a sender has written
+	if d.seqFirst != 1 || d.seqLast != 24 {
+		t.Errorf("%+v", d)
+	}
+	var unknown dropped
+	unknown.add(dropped{count: 3})
+	if unknown.seqFirst != 0 || unknown.seqLast != 0 {
+		t.Errorf("%+v", unknown)
+	}
+}
