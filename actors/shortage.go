@@ -47,7 +47,10 @@ func (c *core) shortageTold(now time.Time, s *session, m *wire.Shortage) *wire.E
 	if !s.local || s.adopting != nil {
 		return wire.Errorf(wire.CodeWrongState, "shortage of a node that is not local, or before adopted")
 	}
-	c.short(now, s.outputs[m.Output])
+	o := s.outputs[m.Output]
+	// Before the windows are told: such messages will wait in the broker's own heap.
+	o.largest = max(o.largest, min(m.Bytes, c.cfg.FrameBytesMax))
+	c.short(now, o)
 	return nil
 }
 
