@@ -55,12 +55,16 @@ type acceptor struct {
 	quit     chan struct{}
 	ended    chan struct{}
 	failures logLimiter
+	// handshakes of TLS, if there is any.
+	handshakes handshakes
 
 	enrollStart atomic.Int64 // Unix nanoseconds; 0: not enrolling
 
 	// Owned by run.
-	spare  *os.File // the reserve; nil: could not be had again yet
-	lastID actors.ConnID
+	spare *os.File // the reserve; nil: could not be had again yet
+
+	enrolls sync.Mutex // one at a time; guards lastID
+	lastID  actors.ConnID
 
 	refusing sync.WaitGroup
 	places   chan struct{} // one per refusal under way
@@ -132,6 +136,7 @@ func (a *acceptor) stop() {
 	close(a.quit)
 	_ = a.listener.Close()
 	<-a.ended
+	a.handshakes.stop()
 	a.refusing.Wait()
 }
 
@@ -147,20 +152,40 @@ func (a *acceptor) enrolling() time.Time {
 // admit makes a session of a connection, or refuses it.
 func (a *acceptor) admit(conn net.Conn) {
 	srv := a.srv
+	if config := srv.tls.Load(); config != nil {
+		tune(conn)
+		a.secure(conn, config)
+		return
+	}
 	if n := srv.count(); n >= srv.connectionsMax && !srv.pushOut(time.Now()) {
-		a.refuse(conn, wire.Errorf(wire.CodeTooManyConnections, "there are %d connections, which is the limit", n))
+		a.refuse(conn, conn.RemoteAddr(), wire.Errorf(wire.CodeTooManyConnections, "there are %d connections, which is the limit", n))
 		return
 	}
 	// The loops work on a duplicate of the descriptor. Find out here, where the
 	// peer can still be told, whether there is one to be had.
 	if err := canDuplicate(conn); err != nil {
-		a.refuse(conn, wire.Errorf(wire.CodeTooManyConnections, "the broker has no file descriptor left"))
+		a.refuse(conn, conn.RemoteAddr(), wire.Errorf(wire.CodeTooManyConnections, "the broker has no file descriptor left"))
 		return
 	}
-	remote := conn.RemoteAddr().String()
 	tune(conn)
+	a.enroll(conn, conn.RemoteAddr(), nil)
+}
+
+// enroll gives a connection to a loop. t is the tunnel behind it, nil for a plain
+// one. false: it has failed, and conn is closed.
+func (a *acceptor) enroll(conn net.Conn, remote net.Addr, t *tunnel) bool {
+	srv := a.srv
+	a.enrolls.Lock()
+	defer a.enrolls.Unlock()
+	if n := srv.count(); t != nil && n >= srv.connectionsMax && !srv.pushOut(time.Now()) {
+		// What is said into this end of the pair comes out of TLS at the peer's.
+		a.refuse(conn, remote, wire.Errorf(wire.CodeTooManyConnections, "there are %d connections, which is the limit", n))
+		t.end(2 * refusalTimeout)
+		return true
+	}
 	a.lastID++
-	s := newSession(srv, a.lastID, conn.RemoteAddr())
+	s := newSession(srv, a.lastID, remote)
+	s.tunnel = t
 	srv.add(s)
 	a.enrollStart.Store(s.opened.UnixNano())
 	_, err := srv.engine.EnrollContext(conn, s) // closes conn, whatever comes of it
@@ -172,10 +197,11 @@ func (a *acceptor) admit(conn net.Conn) {
 		srv.remove(s)
 		srv.counters.refused.Add(1)
 		srv.reports.write(zap.WarnLevel, "connection refused",
-			zap.String("remote_addr", remote), zap.Error(err))
-		return
+			zap.String("remote_addr", s.remote), zap.Error(err))
+		return false
 	}
 	srv.counters.accepted.Add(1)
+	return true
 }
 
 // canDuplicate tries to duplicate the connection's descriptor.
@@ -220,8 +246,8 @@ func tune(conn net.Conn) {
 }
 
 // refuse tells a peer why it is not let in, without holding up others.
-func (a *acceptor) refuse(conn net.Conn, reason *wire.Error) {
-	a.noteRefusal(conn, reason)
+func (a *acceptor) refuse(conn net.Conn, remote net.Addr, reason *wire.Error) {
+	a.noteRefusal(remote, reason)
 	select {
 	case a.places <- struct{}{}:
 	default:
@@ -234,11 +260,11 @@ func (a *acceptor) refuse(conn net.Conn, reason *wire.Error) {
 	})
 }
 
-func (a *acceptor) noteRefusal(conn net.Conn, reason *wire.Error) {
+func (a *acceptor) noteRefusal(remote net.Addr, reason *wire.Error) {
 	a.srv.counters.refused.Add(1)
 	if lines, ok := a.failures.allow(time.Now()); ok {
 		a.srv.reports.write(zap.WarnLevel, "connection refused",
-			zap.String("remote_addr", conn.RemoteAddr().String()), zap.String("code", reason.Code.String()),
+			zap.String("remote_addr", remote.String()), zap.String("code", reason.Code.String()),
 			zap.String("reason", reason.Text), zap.Uint64("lines_suppressed", lines))
 	}
 }
@@ -275,7 +301,11 @@ func (a *acceptor) refuseWithSpare() bool {
 		return false
 	}
 	reason := wire.Errorf(wire.CodeTooManyConnections, "the broker has no file descriptor left")
-	a.noteRefusal(conn, reason)
+	a.noteRefusal(conn.RemoteAddr(), reason)
+	if a.srv.tls.Load() != nil {
+		_ = conn.Close() // it would not understand a word
+		return true
+	}
 	sayNo(conn, reason, refusalInLineTimeout) // in line: the descriptor is needed back
 	return true
 }

@@ -46,6 +46,7 @@ func New(cfg Config) (*Broker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadConfig, err)
 	}
+	cfg.Credentials = cfg.Credentials.withDefaults()
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}

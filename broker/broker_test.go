@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -301,8 +302,12 @@ func TestNewRefusesBadConfig(t *testing.T) {
 		t.Fatalf("the defaults: %v", err)
 	}
 	for want, spoil := range map[string]func(*Config){
-		"listen":            func(c *Config) { c.Listen = "nowhere" },
-		"other machines":    func(c *Config) { c.Listen = "0.0.0.0:7447" },
+		"listen":        func(c *Config) { c.Listen = "nowhere" },
+		"TLS is needed": func(c *Config) { c.Listen, c.AuthToken = "0.0.0.0:7447", []byte("token") },
+		"client certificates are needed": func(c *Config) {
+			c.Listen, c.TLS = "0.0.0.0:7447", &tls.Config{Certificates: make([]tls.Certificate, 1)}
+		},
+		"no certificate":    func(c *Config) { c.TLS = &tls.Config{} },
 		"http":              func(c *Config) { c.HTTP = "nowhere" },
 		"connections_max":   func(c *Config) { c.ConnectionsMax = 0 },
 		"frame_max":         func(c *Config) { c.FrameBytesMax = 1 },

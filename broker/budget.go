@@ -17,7 +17,7 @@ type fileBudget struct {
 // running out is a refusal in good order and not a failing system call somewhere.
 // Regions get at most half of what is there: a broker that nobody can connect to
 // needs none.
-func shareFiles(limit, open, connections, regions, filesPerRegion int) (fileBudget, error) {
+func shareFiles(limit, open, connections, regions, filesPerRegion, filesPerConnection int) (fileBudget, error) {
 	left := limit - open - filesReserve
 	if left < 8 {
 		return fileBudget{}, fmt.Errorf("the limit of %d open files leaves no room for connections: %d are open, %d are kept in reserve; raise LimitNOFILE",
@@ -28,6 +28,6 @@ func shareFiles(limit, open, connections, regions, filesPerRegion int) (fileBudg
 		b.regions = min(regions, left/2/filesPerRegion)
 		left -= b.regions * filesPerRegion
 	}
-	b.connections = min(connections, left)
+	b.connections = min(connections, max(1, left/filesPerConnection))
 	return b, nil
 }

@@ -32,7 +32,8 @@ type Config struct {
 	HTTP string
 	// Credentials say who is let in.
 	Credentials
-	// Insecure allows a Listen address that other machines reach, without a token.
+	// Insecure allows a Listen address that other machines reach, without TLS, and
+	// without a token or client certificates.
 	Insecure bool
 	// Flows are the dataflows that are served from the start.
 	Flows []*dataflow.Flow

@@ -30,7 +30,7 @@ func TestShareFiles(t *testing.T) {
 		{1024, 10, 4096, 4096, 0, fileBudget{950, 4096}, false},
 		{80, 10, 4096, 4096, 2, fileBudget{}, true},
 	} {
-		got, err := shareFiles(c.limit, c.open, c.connections, c.regions, c.perRegion)
+		got, err := shareFiles(c.limit, c.open, c.connections, c.regions, c.perRegion, 1)
 		if got != c.want || (err != nil) != c.fails {
 			t.Errorf("%+v: %+v, %v", c, got, err)
 		}

@@ -82,6 +82,13 @@ func instanceNumber(instance string) uint32 {
 	return uint32(n)
 }
 
+func (b *Broker) filesPerConnection() int {
+	if b.cfg.TLS != nil {
+		return tunnelFiles
+	}
+	return 1
+}
+
 func (b *Broker) filesPerRegion() int {
 	if !b.cfg.SharedMemory {
 		return 0

@@ -11,7 +11,7 @@ import (
 // connectionCounters are the counts of what happened to connections before or
 // beside the router.
 type connectionCounters struct {
-	Accepted, Refused, AuthFailures, AuthUnseen, PushedOut, Greedy, HandshakeTimeouts, SlowCutOffs, Silent uint64
+	Accepted, Refused, AuthFailures, AuthUnseen, PushedOut, Greedy, TLSFailures, HandshakeTimeouts, SlowCutOffs, Silent uint64
 }
 
 // metric is one name on /metrics.
@@ -145,6 +145,7 @@ func collectConnections(out emit, status *wire.Status, n connectionCounters) {
 	out(metricEnded, float64(n.AuthFailures), wire.CodeAuth.String())
 	out(metricEnded, float64(n.AuthUnseen), "auth_unseen")
 	out(metricEnded, float64(n.PushedOut), "pushed_out")
+	out(metricEnded, float64(n.TLSFailures), "tls")
 	out(metricEnded, float64(n.Greedy), "buffers_full")
 	out(metricEnded, float64(status.Counters.ProtocolErrors), wire.CodeProtocol.String())
 	out(metricEnded, float64(n.HandshakeTimeouts), wire.CodeHandshakeTimeout.String())

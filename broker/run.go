@@ -72,7 +72,7 @@ func (b *Broker) Run(ctx context.Context) error {
 // down again.
 func (b *Broker) start(p *parts) (err error) {
 	limit, open := fileLimits()
-	budget, err := shareFiles(limit, open, b.cfg.ConnectionsMax, b.cfg.RegionsMax, b.filesPerRegion())
+	budget, err := shareFiles(limit, open, b.cfg.ConnectionsMax, b.cfg.RegionsMax, b.filesPerRegion(), b.filesPerConnection())
 	if err != nil {
 		return err
 	}
@@ -140,6 +140,7 @@ func (b *Broker) startSockets(p *parts, listener net.Listener, budget fileBudget
 		sessions: make(map[actors.ConnID]*session),
 	}
 	p.srv.auth.Store(newAuthenticator(b.cfg.AuthToken))
+	p.srv.tls.Store(b.cfg.TLS)
 	engine, err := gnet.NewClient(p.srv,
 		gnet.WithNumEventLoop(b.cfg.EventLoops),
 		gnet.WithReadBufferCap(b.cfg.ReadBytes),
@@ -267,6 +268,9 @@ func (b *Broker) stopSockets(p *parts) (problems []error) {
 	if p.flusher != nil {
 		p.flusher.stop()
 	}
+	if p.srv != nil {
+		problems = append(problems, within("TLS connections", p.srv.tunnels.Wait))
+	}
 	if p.reports != nil {
 		problems = append(problems, within("log", p.reports.stop))
 	}
@@ -366,7 +370,7 @@ func (b *Broker) connectionCounters() connectionCounters {
 	n := &p.counters
 	return connectionCounters{
 		Accepted: n.accepted.Load(), Refused: n.refused.Load(), AuthFailures: n.auth.Load(),
-		AuthUnseen: n.unseen.Load(), PushedOut: n.pushed.Load(), Greedy: n.greedy.Load(),
+		AuthUnseen: n.unseen.Load(), TLSFailures: n.tls.Load(), PushedOut: n.pushed.Load(), Greedy: n.greedy.Load(),
 		HandshakeTimeouts: n.handshake.Load(),
 		SlowCutOffs:       n.slow.Load(), Silent: n.silent.Load(),
 	}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ type server struct {
 	cfg     *Config
 	reports *reporter
 	auth    atomic.Pointer[authenticator]
+	tls     atomic.Pointer[tls.Config] // nil: connections are plain
 	guard   *guard
 	router  router
 	flusher *flusher
@@ -38,6 +40,7 @@ type server struct {
 	failures logLimiter
 	// penalised counts the connections that have shown a wrong token.
 	penalised atomic.Int64
+	tunnels   sync.WaitGroup
 
 	mu        sync.Mutex
 	sessions  map[actors.ConnID]*session
@@ -47,7 +50,7 @@ type server struct {
 
 // counters of what the router never gets to see.
 type counters struct {
-	accepted, refused, auth, unseen, pushed, greedy, protocol, handshake, slow, silent atomic.Uint64
+	accepted, refused, auth, unseen, pushed, greedy, tls, protocol, handshake, slow, silent atomic.Uint64
 }
 
 // note counts a connection that a session has ended.

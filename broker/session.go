@@ -44,6 +44,7 @@ type session struct {
 	from   netip.Prefix // whom its wrong tokens are charged to
 	opened time.Time
 	out    outbox
+	tunnel *tunnel // between its socket and the peer's; nil: they are the same
 
 	// Owned by the connection's loop.
 	conn      gnet.Conn
@@ -337,6 +338,9 @@ func (s *session) closed(err error) {
 	s.srv.remove(s)
 	s.in.partial = nil
 	s.chargeInput()
+	if s.tunnel != nil {
+		s.tunnel.end(s.srv.cfg.LingerTimeout)
+	}
 	if s.penalised {
 		s.srv.penalised.Add(-1)
 	}

@@ -183,7 +183,7 @@ func siegeSize(t *testing.T) (frames int64, seconds int) {
 		if err != nil {
 			t.Fatalf("%s: %v", siegeEnv, err)
 		}
-		frames, seconds = n, max(seconds, int(n/2000))
+		frames, seconds = n, max(seconds, int(n/1000))
 	}
 	return frames, seconds
 }
