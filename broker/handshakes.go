@@ -3,12 +3,15 @@ package broker
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/brokerd/brokerd/wire"
 )
 
 // tlsHandshakesMax bounds the TLS handshakes under way. Each has a goroutine and
@@ -67,6 +70,9 @@ func (h *handshakes) stop() {
 	h.running.Wait()
 }
 
+// errPlain is for those who begin in the clear.
+var errPlain = wire.Errorf(wire.CodeProtocol, "this broker speaks TLS only; set BROKERD_TLS_CA to the certificate that signed the broker's")
+
 // secure does the TLS handshake of a connection on a goroutine of its own, and then
 // lets it in like any other.
 func (a *acceptor) secure(conn net.Conn, config *tls.Config) {
@@ -85,6 +91,11 @@ func (a *acceptor) secure(conn net.Conn, config *tls.Config) {
 		if err != nil {
 			a.srv.counters.tls.Add(1)
 			a.noteClosed(conn, "TLS handshake: "+err.Error())
+			var plain tls.RecordHeaderError
+			if errors.As(err, &plain) && plain.Conn != nil {
+				sayNo(conn, errPlain, refusalTimeout) // as likely as not, it is one of ours
+				return
+			}
 			_ = conn.Close()
 			return
 		}

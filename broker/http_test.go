@@ -165,6 +165,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 		"| `shm_cache` | 256 MiB, at most a quarter of `shm_limit` |",
 		fmt.Sprintf("| tokens in a frame, items in a frame | %d |", max(wire.TokensMax, wire.ItemsMax)),
 		fmt.Sprintf("| depth of nesting in a frame | %d |", wire.NestingMax),
+		fmt.Sprintf("| TLS handshakes at a time | %d |", tlsHandshakesMax),
 		fmt.Sprintf("| wrong tokens of one address | %d at once, %d a second |", wrongTokensBurst, wrongTokensPerSecond),
 		fmt.Sprintf("| addresses whose wrong tokens are remembered | %d |", suspectsMax),
 		fmt.Sprintf("within %d ms is pushed out", strangerSafe.Milliseconds()),

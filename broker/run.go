@@ -179,7 +179,8 @@ func (b *Broker) announce(p *parts) {
 	b.addr, b.parts, b.isServing = addr, p, true
 	b.mu.Unlock()
 	fields := []zap.Field{zap.String("addr", addr.String()), zap.String("version", b.cfg.Version),
-		zap.String("instance", p.memory.Instance()), zap.Bool("shared_memory", p.memory.offered())}
+		zap.String("instance", p.memory.Instance()), zap.Bool("shared_memory", p.memory.offered()),
+		zap.Bool("tls", b.cfg.TLS != nil)}
 	if p.web != nil {
 		fields = append(fields, zap.String("http", p.web.listener.Addr().String()))
 	}

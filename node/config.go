@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,6 +50,11 @@ type Config struct {
 	Takeover       bool   // close an older connection of the same node id instead of being refused
 	NoSharedMemory bool   // payloads through the connection, as if the broker were on another machine
 
+	// TLS secures the connection, if the broker's are; nil: it is in the clear. The
+	// server's name is taken from Addr if it is not set. Payloads of local nodes do not
+	// go through the connection, with it or without.
+	TLS *tls.Config
+
 	NoLanes bool // all messages through the broker, also where nodes of one machine could do without
 
 	// Spin is for how long a call that waits looks again and again before it sleeps.
@@ -70,7 +76,7 @@ type Config struct {
 // ConfigFromEnv reads BROKERD_ADDR, BROKERD_DATAFLOW, BROKERD_NODE,
 // BROKERD_AUTH_TOKEN_FILE, BROKERD_NO_SHM, BROKERD_NO_LANES, BROKERD_SPIN (like
 // "50us") and BROKERD_DEBUG (a list with commas in it; "protect" is the one option
-// there is). Tools that start the processes of a dataflow set them. Errors (ErrConfig) name the variable and show an example.
+// there is). What TLSFromEnv reads, too. Tools that start the processes of a dataflow set them. Errors (ErrConfig) name the variable and show an example.
 func ConfigFromEnv() (Config, error) {
 	cfg := Config{
 		Addr:     os.Getenv(EnvAddr),
@@ -132,6 +138,10 @@ func ConfigFromEnv() (Config, error) {
 		if err == nil && len(cfg.AuthToken) == 0 {
 			problems = append(problems, fmt.Errorf("%w: %s: %s is empty", ErrConfig, EnvAuthTokenFile, path))
 		}
+	}
+	var err error
+	if cfg.TLS, err = TLSFromEnv(); err != nil {
+		problems = append(problems, err)
 	}
 	if len(problems) > 0 {
 		return Config{}, errors.Join(problems...)

@@ -63,6 +63,11 @@ func (n *Node) dial(ctx context.Context) (*session, error) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetNoDelay(true) // frames are gathered here, not in the kernel
 	}
+	if n.cfg.TLS != nil {
+		if conn, err = secure(ctx, conn, n.cfg.Addr, n.cfg.TLS); err != nil {
+			return nil, err
+		}
+	}
 	// The context may end in the middle of the handshake.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	s := &session{

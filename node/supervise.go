@@ -123,6 +123,9 @@ func (n *Node) unreachable(ctx context.Context, last error) error {
 // worthRetrying reports whether a try to connect that ended in err may be
 // repeated.
 func worthRetrying(err error, grace bool) bool {
+	if isDistrust(err) {
+		return grace
+	}
 	if !isRefusal(err) {
 		return !errors.Is(err, wire.ErrProtocol) // something else listens there
 	}

@@ -65,7 +65,12 @@ func (t *tool) dial(ctx context.Context) (*control.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	secured, err := node.TLSFromEnv()
+	if err != nil {
+		return nil, cli.Config(err)
+	}
 	client, err := control.Dial(ctx, control.Config{
+		TLS:       secured,
 		Addr:      t.address(),
 		AuthToken: token,
 		Client:    "brokerctl/" + versionText(),

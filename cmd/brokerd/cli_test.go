@@ -19,6 +19,8 @@ func TestExitStatusAndText(t *testing.T) {
 	if err := os.Chmod(everybodys, 0o666); err != nil {
 		t.Fatal(err)
 	}
+	good := filepath.Join(dir, "good-token")
+	writeFile(t, good, "0123456789abcdef")
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -36,7 +38,11 @@ func TestExitStatusAndText(t *testing.T) {
 		"not a size":         {[]string{"--shm-limit", "much"}, 2, "64MiB"},
 		"not a format":       {[]string{"--log-format", "jsn"}, 2, `did you mean "json"?`},
 		"not an output form": {[]string{"config", "-o", "xml"}, 2, "text, json"},
-		"open to the world":  {[]string{"--listen", "0.0.0.0:0"}, 78, "--auth-token-file FILE, or --insecure"},
+		"open to the world":  {[]string{"--listen", "0.0.0.0:0"}, 78, "--tls-cert FILE --tls-key FILE and --auth-token-file FILE (or --tls-client-ca FILE), or --insecure"},
+		"token in the clear": {[]string{"--listen", "0.0.0.0:0", "--auth-token-file", good}, 78, "give --tls-cert FILE --tls-key FILE, or --insecure"},
+		"key without cert":   {[]string{"--tls-key", token}, 78, "tls_cert: it is not set"},
+		"cert without key":   {[]string{"--tls-cert", token}, 78, "tls_key: it is not set"},
+		"no certificate":     {[]string{"--tls-cert", token, "--tls-key", token}, 78, "tls_cert, tls_key: "},
 		"a name to resolve":  {[]string{"--listen", "example.org:7447"}, 78, "other machines"},
 		"no such config":     {[]string{"--config", filepath.Join(dir, "none.yaml")}, 78, "no such file"},
 		"no such dataflow":   {[]string{"--dataflow", filepath.Join(dir, "none.yml")}, 78, "no such file"},

@@ -9,7 +9,7 @@ import (
 	"github.com/brokerd/brokerd/dataflow"
 )
 
-// reload reads the files again: the token, and the dataflows. If anything is wrong
+// reload reads the files again: token and certificates, and the dataflows. If anything is wrong
 // with one of these two, it stays as it is, and the other is renewed all the same.
 func (s *service) reload() {
 	s.notifier.reloading()
@@ -40,7 +40,7 @@ func (s *service) reload() {
 	s.log.Info("reloaded", zap.Int("dataflows", len(flows)), zap.Int("changes", len(changes)))
 }
 
-// renew puts in force what the token file holds now.
+// renew puts in force what the files of token and certificates hold now.
 func (s *service) renew() {
 	credentials, warnings, err := s.config.credentials()
 	for _, warning := range warnings {

@@ -17,6 +17,9 @@ type settings struct {
 	Dataflows     []string // files
 	Strict        bool
 	AuthTokenFile string
+	TLSCert       string // files
+	TLSKey        string
+	TLSClientCA   string
 	ShmFallback   string // none or inline
 	ShmGroup      string // name or number; empty: the group of the process
 	LogFormat     string
@@ -68,7 +71,8 @@ const envPrefix = "BROKERD_"
 
 // foreignEnv are the names with our prefix that mean something to nodes and
 // brokerctl, not to brokerd; they may well be set around it.
-var foreignEnv = []string{"BROKERD_ADDR", "BROKERD_DATAFLOW", "BROKERD_NODE", "BROKERD_NO_SHM", "BROKERD_NO_LANES", "BROKERD_SPIN", "BROKERD_DEBUG"}
+var foreignEnv = []string{"BROKERD_ADDR", "BROKERD_DATAFLOW", "BROKERD_NODE", "BROKERD_NO_SHM", "BROKERD_NO_LANES", "BROKERD_SPIN", "BROKERD_DEBUG", "BROKERD_TLS_CA",
+	"BROKERD_TLS_NAME", "BROKERD_TLS_CLIENT_CERT", "BROKERD_TLS_CLIENT_KEY"}
 
 // configEnv names the configuration file, in place of --config.
 const configEnv = envPrefix + "CONFIG"
@@ -86,8 +90,14 @@ func (s *settings) options() []option {
 			usage: "serve /metrics, /livez, /readyz and /status here; empty is off"},
 		{key: "auth_token_file", path: true, value: textValue(&s.AuthTokenFile, "FILE"),
 			usage: "file with the token that every connection must show"},
+		{key: "tls_cert", path: true, value: textValue(&s.TLSCert, "FILE"),
+			usage: "certificate of the broker in PEM form, with those that lead to its root; connections are by TLS then"},
+		{key: "tls_key", path: true, value: textValue(&s.TLSKey, "FILE"),
+			usage: "private key of the certificate"},
+		{key: "tls_client_ca", path: true, value: textValue(&s.TLSClientCA, "FILE"),
+			usage: "who connects must have a certificate that is signed by one in this file"},
 		{key: "insecure", value: boolValue(&s.Insecure),
-			usage: "allow a --listen address that others can reach, without a token"},
+			usage: "allow a --listen address that others can reach, without TLS or without a token"},
 
 		{key: "shared_memory", value: boolValue(&s.SharedMemory),
 			usage: "offer shared memory to nodes of this machine"},
@@ -166,10 +176,8 @@ func (s *settings) brokerConfig() (broker.Config, error) {
 	}
 	s.warnings = append(s.warnings, warnings...)
 	config.Credentials = credentials
-	if s.AuthTokenFile == "" && !isLoopback(s.Listen) && !s.Insecure {
-		// The broker package would refuse it too, but knows no flags to name.
-		return config, fmt.Errorf("listen: %s can be reached from other machines, and whoever reaches it reads and sends messages; "+
-			"give --auth-token-file FILE, or --insecure if that is meant", s.Listen)
+	if err := s.exposed(); err != nil {
+		return config, err
 	}
 	if s.ShmGroup != "" {
 		gid, err := groupID(s.ShmGroup)
@@ -187,6 +195,27 @@ func (s *settings) brokerConfig() (broker.Config, error) {
 		}
 	}
 	return config, errors.Join(wrong...)
+}
+
+// exposed refuses an address that other machines reach, without what keeps them
+// from reading and sending messages. The broker package would refuse it too, but
+// knows no flags to name.
+func (s *settings) exposed() error {
+	if s.Insecure || isLoopback(s.Listen) {
+		return nil
+	}
+	var missing []string
+	if s.TLSCert == "" {
+		missing = append(missing, "--tls-cert FILE --tls-key FILE")
+	}
+	if s.AuthTokenFile == "" && s.TLSClientCA == "" {
+		missing = append(missing, "--auth-token-file FILE (or --tls-client-ca FILE)")
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("listen: %s can be reached from other machines, and whoever reaches it, or hears the traffic, reads and sends messages; "+
+		"give %s, or --insecure if that is meant", s.Listen, strings.Join(missing, " and "))
 }
 
 func groupID(name string) (int, error) {

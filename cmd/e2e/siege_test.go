@@ -195,7 +195,7 @@ func TestSiege(t *testing.T) {
 	t.Parallel()
 	frames, seconds := siegeSize(t)
 	w := laneWorld(t, siegeFlow(), "--handshake-timeout", "2s", "--buffers-max", "80MiB")
-	w.vague, w.restarts, w.regionFiles = true, true, 2
+	w.vague, w.restarts, w.crowded, w.regionFiles = true, true, true, 2
 	p, before := w.settle(2 * time.Second)
 	g := w.gauge()
 	p.mark()

@@ -43,8 +43,13 @@ type world struct {
 	brokerd string
 	// user is whose the next processes are; nil: that of the test.
 	user *syscall.Credential
+	// control is how the test itself connects; the address is the broker's.
+	control control.Config
 	// restarts is set when a sender was killed and started again.
 	restarts bool
+	// crowded is set when nodes come and go so often that this test may not read the
+	// log as fast as it is written. Drops are in it all the same.
+	crowded bool
 	// reloaded is set when edges were removed: their drops are in the log only.
 	reloaded bool
 	// vague is set when somebody wrote nonsense to shared memory, or was killed
@@ -174,7 +179,9 @@ func (w *world) startBroker(addr string) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var err error
-	if b.control, err = control.Dial(ctx, control.Config{Addr: b.addr}); err != nil {
+	cfg := w.control
+	cfg.Addr = b.addr
+	if b.control, err = control.Dial(ctx, cfg); err != nil {
 		w.t.Fatal(err)
 	}
 	w.status()
@@ -402,7 +409,7 @@ func (w *world) checkLog(s wire.Status) {
 			w.t.Errorf("line of the log that is no JSON: %s", e.raw)
 		case level != "debug" && level != "info" && level != "warn" && !w.expected(e):
 			w.t.Errorf("error in the log: %s", e.raw)
-		case strings.Contains(e.msg(), "log lines lost"):
+		case strings.Contains(e.msg(), "log lines lost") && !w.crowded:
 			w.t.Errorf("log lines lost: %s", e.raw)
 		}
 	}

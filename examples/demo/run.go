@@ -97,6 +97,12 @@ func (r *runner) attach(ctx context.Context) error {
 		}
 		cfg.AuthToken = bytes.TrimSpace(token)
 	}
+	if cfg.Addr != "" {
+		var err error
+		if cfg.TLS, err = node.TLSFromEnv(); err != nil {
+			return err
+		}
+	}
 	if cfg.Addr == "" {
 		broker, err := r.options.StartBroker(r.watch.dropped)
 		if err != nil {

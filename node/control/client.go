@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ var (
 type Config struct {
 	Addr        string        // host:port; DefaultAddr if empty
 	AuthToken   []byte        // what the broker's auth token file holds; nil if it asks for none
+	TLS         *tls.Config   // nil: in the clear. The server's name is that of Addr if it is not set
 	Client      string        // shown in the broker's log; the name of this library if empty
 	DialTimeout time.Duration // for connect and handshake together; 5 s if zero
 }

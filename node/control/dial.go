@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -33,6 +34,11 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, unreachable(ctx, err)
 	}
+	if cfg.TLS != nil {
+		if conn, err = secure(dialing, conn, cfg); err != nil {
+			return nil, unreachable(ctx, err)
+		}
+	}
 	c := &Client{
 		conn:    conn,
 		done:    make(chan struct{}),
@@ -58,6 +64,31 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	c.workers.Go(c.keepAlive)
 	return c, nil
 }
+
+// secure does the TLS handshake. conn is closed if it fails.
+func secure(ctx context.Context, conn net.Conn, cfg Config) (net.Conn, error) {
+	config := cfg.TLS
+	if config.ServerName == "" {
+		host, _, err := net.SplitHostPort(cfg.Addr)
+		if err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		config = config.Clone()
+		config.ServerName = host
+	}
+	secured := tls.Client(conn, config)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("TLS with %s: %w", cfg.Addr, err)
+	}
+	return tlsConn{secured}, nil
+}
+
+// tlsConn closes at once. The farewell of TLS would wait for a peer that does not
+// read.
+type tlsConn struct{ *tls.Conn }
+
+func (c tlsConn) Close() error { return c.NetConn().Close() }
 
 // unreachable prefers the caller's own reason to stop over the network's view
 // of it.
