@@ -173,12 +173,16 @@ func TestOutOfFiles(t *testing.T) {
 			return err == nil && welcome
 		})
 	}
-	// More connections than its limit leaves room for: the same.
+	// More connections than its limit leaves room for: the same. They do their
+	// handshake: those that do not would be pushed out.
 	var peers []*peer
 	for {
 		p := tb.dial()
-		p.send(controlHello())
+		p.send(controlHello(), &wire.Attach{})
 		m, err := p.next()
+		if _, welcome := m.(*wire.Welcome); welcome && err == nil {
+			m, err = p.next()
+		}
 		if err != nil {
 			t.Fatalf("connection %d: %v", len(peers), err)
 		}
