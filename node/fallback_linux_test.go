@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -250,5 +251,25 @@ func TestInlineForMetadata(t *testing.T) {
 			t.Errorf("got %s", p)
 		}
 		w.wantUsed(0)
+	}
+}
+
+// TestInlineForMetadataOfLarge: metadata that could go inline are no help to a payload
+// that could not.
+func TestInlineForMetadataOfLarge(t *testing.T) {
+	p := newPeer(t)
+	p.welcome.Features = wire.FeatureInline
+	w := newLaneWorldOf(t, p)
+	w.lane(8, wire.PolicyDropOldest, 3)
+	size := int(shmpool.SlotClass(w.sender.current().inlineMax() + 1)) // all of a slot
+	loan, err := w.out.Loan(testContext(t), size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loan.Discard()
+	w.refuse()
+	wantErr(t, loan.Publish(testContext(t), String("key", strings.Repeat("k", 5000))), ErrNoMemory)
+	if f := expectLane[*wire.SendFailed](w.cs); f.Count != 1 || f.Reason != wire.DropNoMemory {
+		t.Errorf("got %s", f)
 	}
 }

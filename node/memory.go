@@ -179,6 +179,12 @@ func (l *lease) spoilt(lanes bool) bool {
 // block receiver goes on waiting, others get ErrNoMemory; or errInline, if the
 // message may go inside the frame instead. It takes a hold of the estate.
 func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
+	return m.takeFor(ctx, size, size, o)
+}
+
+// takeFor is take for what belongs to a message with a payload of whole bytes, which
+// would go inside the frame with it.
+func (m *memory) takeFor(ctx context.Context, size, whole int, o *Output) (lease, error) {
 	m.mu.Lock()
 	if l, ok := m.tryLocked(size, pollFew); ok {
 		m.unlock(false)
@@ -191,7 +197,7 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 			ErrTooLarge, o.id, size, uint64(shmpool.SlotBytesMax))
 	}
 	c := m.class(slotBytes)
-	if m.inlinesAgain(c, size) {
+	if m.inlinesAgain(c, whole) {
 		m.mu.Unlock()
 		return lease{}, errInline
 	}
@@ -207,7 +213,7 @@ func (m *memory) take(ctx context.Context, size int, o *Output) (lease, error) {
 		}
 		denied := c.denials != seen
 		if denied {
-			if m.inlines(c, o, size, begun, time.Now()) {
+			if m.inlines(c, o, whole, begun, time.Now()) {
 				m.unlock(false)
 				return lease{}, errInline
 			}

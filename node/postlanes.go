@@ -32,7 +32,7 @@ func (o *Output) publishLanes(ctx context.Context, out *outgoing, metadata []Att
 	if !o.placeMetadata(out) {
 		size := len(o.meta)
 		o.mu.Unlock()
-		if out.meta, err = m.take(ctx, size, o); err != nil {
+		if out.meta, err = m.takeFor(ctx, size, len(out.lease.buffer), o); err != nil {
 			out.meta = lease{}
 			o.reportFailure(err, len(out.lease.buffer))
 		}
