@@ -159,6 +159,9 @@ func plain(text string) string {
 	return text
 }
 
+// holders is what the text about a denial has if some receiver just has a message.
+var holders = regexp.MustCompile(`; \S+ (holds|has) \d+ (of its )?messages.*$`)
+
 // numbers replaces all numbers of a text, and what depends on them.
 func numbers(text string) string {
 	text = duration.ReplaceAllString(plain(text), "N$2")

@@ -299,7 +299,7 @@ func TestMemoryLimit(t *testing.T) {
 	})
 	bystanders.check()
 	observe(t, "a message larger than the limit of shared memory",
-		"`ErrNoMemory`: "+numbers(s.NoMemoryText)+". With a `block` receiver the sender waits instead. Smaller messages go on",
+		"`ErrNoMemory`: "+numbers(holders.ReplaceAllString(s.NoMemoryText, ""))+". With a `block` receiver the sender waits instead. Smaller messages go on",
 		shown(denied, "node")+"\n"+shown(dropped, "to", "reason", "count"))
 }
 
@@ -394,5 +394,5 @@ func TestFullShm(t *testing.T) {
 		t.Errorf("with memory again: %+v", after)
 	}
 	bystanders.check()
-	tellObserved("`ErrNoMemory`: "+numbers(s.NoMemoryText)+". Messages that need no new memory go on", shown(denied, "node"))
+	tellObserved("`ErrNoMemory`: "+numbers(holders.ReplaceAllString(s.NoMemoryText, ""))+". Messages that need no new memory go on", shown(denied, "node"))
 }
