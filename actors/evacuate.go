@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -78,6 +79,9 @@ func (c *core) evacuated(now time.Time, s *session, m *wire.Evacuated) *wire.Err
 	}
 	if !s.speaksLanes {
 		return wire.Errorf(wire.CodeNotYours, "evacuated without tokens by a node without lanes")
+	}
+	if m.Bytes > uint64(m.Count)*shmpool.SlotBytesMax {
+		return wire.Errorf(wire.CodeProtocol, "evacuated %d bytes in %d messages, which are larger than any slot", m.Bytes, m.Count)
 	}
 	c.countEvacuated(now, s, e, pathLane, evacuatedMessages{
 		count: uint64(m.Count), bytes: m.Bytes, seq: m.Seq, region: m.Region,

@@ -96,6 +96,12 @@ func TestEvacuateOnLane(t *testing.T) {
 		t.Errorf("stats: %+v", st)
 	}
 
+	for _, h := range w.receiver.Held() {
+		if !h.Evacuated {
+			t.Errorf("held: %v", h)
+		}
+	}
+
 	// The same slots again, with other messages. Their bits are theirs.
 	var later []Message
 	for i, n := range sizes {

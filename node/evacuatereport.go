@@ -41,7 +41,7 @@ func (p *reports) of(in *input, s *session, lane bool) *evacuated {
 		s = nil
 	}
 	for _, x := range p.all {
-		if x.input == in.info.ID && x.session == s && len(x.tokens) < wire.TokensMax {
+		if x.input == in.info.ID && x.session == s && len(x.tokens) < wire.TokensMax && x.count < wire.EvacuatedMax {
 			return x
 		}
 	}
@@ -95,7 +95,7 @@ func (r *receiver) report(now time.Time) time.Duration {
 func (r *receiver) sendEvacuated(s *session, x *evacuated) {
 	m := &wire.Evacuated{
 		Tokens: x.tokens, Region: x.region, Seq: x.seq, Bytes: x.bytes,
-		HeldMS: uint64(time.Duration(x.held) / time.Millisecond), Count: uint32(min(x.count, 1<<32-1)),
+		HeldMS: uint64(time.Duration(x.held) / time.Millisecond), Count: uint32(x.count),
 	}
 	known := false
 	for i, in := range s.recv.inputs {

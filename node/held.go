@@ -46,6 +46,9 @@ type HeldMessage struct {
 	Input string
 	Seq   wire.Seq
 	Bytes int
+	// Evacuated says that it is in memory of this process, and costs its sender
+	// nothing any more.
+	Evacuated bool
 }
 
 // Held lists the messages that were received and not released, oldest first.
@@ -55,11 +58,15 @@ func (n *Node) Held() []HeldMessage {
 	defer r.mu.Unlock()
 	var all []HeldMessage
 	for rec := r.held.first; rec != nil; rec = rec.next {
-		all = append(all, HeldMessage{Input: rec.input.info.ID, Seq: rec.seq, Bytes: len(rec.payload)})
+		all = append(all, HeldMessage{Input: rec.input.info.ID, Seq: rec.seq, Bytes: len(rec.payload), Evacuated: rec.watched.moved})
 	}
 	return all
 }
 
 func (h HeldMessage) String() string {
-	return fmt.Sprintf("%s seq %d (%d bytes)", h.Input, h.Seq, h.Bytes)
+	text := fmt.Sprintf("%s seq %d (%d bytes)", h.Input, h.Seq, h.Bytes)
+	if h.Evacuated {
+		text += ", evacuated"
+	}
+	return text
 }

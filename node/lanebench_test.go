@@ -11,8 +11,7 @@ import (
 
 // TestLaneAllocates: nothing, in steady state.
 func TestLaneAllocates(t *testing.T) {
-	w := newLaneWorld(t)
-	w.lane(16, wire.PolicyDropOldest, 0)
+	w, _ := newEvacuatingLane(t, 16, wire.PolicyDropOldest, 10_000, 1<<30)
 	ctx := testContext(t)
 	payload := make([]byte, 64)
 	meta := []Attr{Int("n", 1)}
@@ -53,8 +52,7 @@ func BenchmarkLane(b *testing.B) {
 	for _, size := range []int{64, 4096} {
 		payload := make([]byte, size)
 		b.Run("Send"+sizeName(size), func(b *testing.B) {
-			w := newLaneWorld(b)
-			w.lane(batch, wire.PolicyDropOldest, 0)
+			w, _ := newEvacuatingLane(b, batch, wire.PolicyDropOldest, 10_000, 1<<30)
 			ctx := context.Background()
 			b.ReportAllocs()
 			b.ResetTimer()
@@ -70,8 +68,7 @@ func BenchmarkLane(b *testing.B) {
 			}
 		})
 		b.Run("Next"+sizeName(size), func(b *testing.B) {
-			w := newLaneWorld(b)
-			w.lane(batch, wire.PolicyDropOldest, 0)
+			w, _ := newEvacuatingLane(b, batch, wire.PolicyDropOldest, 10_000, 1<<30)
 			ctx := context.Background()
 			b.ReportAllocs()
 			b.ResetTimer()
@@ -93,8 +90,7 @@ func BenchmarkLane(b *testing.B) {
 			}
 		})
 		b.Run("Both"+sizeName(size), func(b *testing.B) {
-			w := newLaneWorld(b)
-			w.lane(batch, wire.PolicyDropOldest, 0)
+			w, _ := newEvacuatingLane(b, batch, wire.PolicyDropOldest, 10_000, 1<<30)
 			ctx := context.Background()
 			b.ReportAllocs()
 			for b.Loop() {
@@ -109,8 +105,7 @@ func BenchmarkLane(b *testing.B) {
 			}
 		})
 		b.Run("Full"+sizeName(size), func(b *testing.B) {
-			w := newLaneWorld(b)
-			w.lane(batch, wire.PolicyDropOldest, 0)
+			w, _ := newEvacuatingLane(b, batch, wire.PolicyDropOldest, 10_000, 1<<30)
 			ctx := context.Background()
 			b.ReportAllocs()
 			for b.Loop() {
@@ -124,8 +119,7 @@ func BenchmarkLane(b *testing.B) {
 
 // BenchmarkLaneStream sends as fast as the receiver takes, each on its own core.
 func BenchmarkLaneStream(b *testing.B) {
-	w := newLaneWorld(b)
-	w.lane(128, wire.PolicyBlock, 0)
+	w, _ := newEvacuatingLane(b, 128, wire.PolicyBlock, 10_000, 1<<30)
 	ctx := context.Background()
 	payload := make([]byte, 64)
 	b.ReportAllocs()

@@ -1,10 +1,11 @@
 package wire
 
-import "math"
-
 // FeatureEvacuation in Hello says that the node moves what it holds for too long
 // to memory of its own, in Welcome that the broker wants that.
 const FeatureEvacuation Features = 1 << 1
+
+// EvacuatedMax is how many messages one Evacuated may report.
+const EvacuatedMax = 1 << 20
 
 // Evacuated reports messages of one input that the node has held for its hold
 // timeout, and has moved out of shared memory: their slots are free as far as this
@@ -55,7 +56,7 @@ func (m *Evacuated) decode(r *reader) {
 	m.Seq = r.seq("seq")
 	m.Bytes = r.u64("bytes")
 	m.HeldMS = r.u64("held_ms")
-	m.Count = uint32(r.uint("count", math.MaxUint32))
+	m.Count = uint32(r.uint("count", EvacuatedMax))
 	switch n := len(m.Tokens); {
 	case m.Count == 0:
 		r.fail("count", "is 0")

@@ -14,7 +14,7 @@ func evacuationSamples() []sample {
 		{"evacuated, through the broker", &Evacuated{Input: 1, Tokens: []Token{900, 70_000}, Region: region, Seq: 12,
 			Bytes: 1_843_200, HeldMS: 10_250, Count: 2}},
 		{"evacuated, on a lane", &Evacuated{Region: region, Seq: math.MaxUint64, Bytes: math.MaxUint64,
-			HeldMS: math.MaxUint64, Count: math.MaxUint32}},
+			HeldMS: math.MaxUint64, Count: EvacuatedMax}},
 		{"kept", &Kept{Messages: 3, Bytes: 2_764_800, Stuck: 1, Text: "held_max: 256 MiB"}},
 		{"kept, nothing", &Kept{}},
 	}
@@ -30,7 +30,7 @@ func addEvacuation(add func(string, []byte)) {
 	add("evacuated: tokens: 2^32-1 announced", body(38, 0, raw{0xdd, 0xff, 0xff, 0xff, 0xff}, 1, 1, 1, 1, 1))
 	add("evacuated: token negative", body(38, 0, list(-1), 1, 1, 1, 1, 1))
 	add("evacuated: region 0", body(38, 0, list(), 0, 1, 1, 1, 1))
-	add("evacuated: count over u32", body(38, 0, list(), 1, 1, 1, 1, uint64(1)<<32))
+	add("evacuated: count over the limit", body(38, 0, list(), 1, 1, 1, 1, EvacuatedMax+1))
 	add("evacuated: input over u32", body(38, uint64(1)<<32, list(), 1, 1, 1, 1, 1))
 	add("kept: too few fields", body(39, 1, 1, 0))
 	add("kept: text is bytes", body(39, 1, 1, 0, []byte("full")))

@@ -149,6 +149,23 @@ var forgeries = []forgery{
 	}},
 	{"reject for no reason", nearby, wire.CodeProtocol, says(&wire.Reject{Token: 1, Reason: 200})},
 
+	{"evacuated by one who does not evacuate", nearby, wire.CodeWrongState, says(&wire.Evacuated{Region: 1, Count: 1})},
+	{"evacuated tokens of others", able, wire.CodeNotYours, func(*forger) []wire.Message {
+		tokens := tokensOfOthers()
+		return []wire.Message{&wire.Evacuated{Tokens: tokens, Region: 1, Count: uint32(len(tokens))}}
+	}},
+	{"evacuated twice", able, wire.CodeNotYours, func(f *forger) []wire.Message {
+		f.send(&wire.Next{Limit: 1})
+		f.until(func(wire.Message) bool { return len(f.items) > 0 })
+		once := &wire.Evacuated{Tokens: []wire.Token{f.items[0].Token}, Region: f.items[0].Region, Count: 1}
+		return []wire.Message{once, once}
+	}},
+	{"evacuated on no input", able, wire.CodeNotYours, says(&wire.Evacuated{Input: 1, Region: 1, Count: 1})},
+	{"evacuated more than there is", able, wire.CodeProtocol, says(&wire.Evacuated{Region: 1, Count: 1, Bytes: 1<<30 + 1})},
+	{"evacuated and kept of what never was", able, wire.CodeOK, says(
+		&wire.Kept{Messages: 1<<64 - 1, Bytes: 1<<64 - 1, Stuck: 1<<64 - 1, Text: "a\nb"},
+		&wire.Evacuated{Region: 1, Count: 1 << 20, Bytes: 7, HeldMS: 1<<64 - 1, Seq: 1<<64 - 1})},
+
 	// Regions.
 	{"region_request from afar", afar, wire.CodeWrongState, says(&wire.RegionRequest{SlotBytes: 4096, Slots: 1})},
 	{"region_request of all the memory there is", nearby, wire.CodeOK, func(f *forger) []wire.Message {
