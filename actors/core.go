@@ -30,6 +30,7 @@ type core struct {
 	lastOwner pool.OwnerID
 	regions   map[wire.RegionID]*region
 	holds     holdTable
+	removed   []*edge // by reloads, that messages of are held
 	drops     dropLedger
 	queued    uint64 // inline bytes in the queues of all edges
 	filled    uint64 // edges that have some

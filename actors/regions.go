@@ -297,6 +297,12 @@ func (c *core) orphanSoon(s *session) {
 // slots stay as they are, because the holder may be reading; their regions take
 // no new message.
 func (c *core) checkHolds(now time.Time) {
+	c.removed = slices.DeleteFunc(c.removed, func(e *edge) bool { return e.holds.n == 0 })
+	for _, e := range c.removed {
+		if e.holdTimeout > 0 {
+			c.checkEdgeHolds(now, e)
+		}
+	}
 	for _, f := range c.flows {
 		for _, n := range f.nodes {
 			for _, e := range n.inputs {

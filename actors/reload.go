@@ -216,6 +216,9 @@ func (c *core) removeEdge(now time.Time, e *edge) {
 		c.cutRemoved(now, l)
 		c.updateFlow(e.source, true)
 	}
+	if e.holds.n > 0 {
+		c.removed = append(c.removed, e)
+	}
 }
 
 // removeNode ends a node: its process is asked to stop and its connection is
