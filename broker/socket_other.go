@@ -4,6 +4,7 @@ package broker
 
 import (
 	"errors"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,3 +27,18 @@ func sendNow(fd int, b []byte) (int, error) {
 
 // hasUnread is not looked up on this platform.
 func hasUnread(int) bool { return false }
+
+// socketPair makes two sockets that are connected to each other.
+func socketPair() ([2]int, error) {
+	syscall.ForkLock.RLock() // until a child would not inherit them
+	defer syscall.ForkLock.RUnlock()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return fds, err
+	}
+	for _, fd := range fds {
+		unix.CloseOnExec(fd)
+		err = errors.Join(err, unix.SetNonblock(fd, true))
+	}
+	return fds, err
+}

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -38,7 +36,7 @@ type tunnel struct {
 
 // newTunnel makes the pair. The loop's end is the caller's.
 func newTunnel(peer *tls.Conn, done func()) (t *tunnel, loop net.Conn, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fds, err := socketPair()
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}

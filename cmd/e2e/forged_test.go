@@ -68,7 +68,7 @@ var sentByBroker = []wire.Kind{
 // messages are in memory that it names, do not notice.
 func TestForged(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, forgedFlow)
+	w := newWorld(t, forgedFlow, "--shm-fallback", "inline")
 	b := &bystanders{w: w, sink: w.start("sink", program{Receive: true, Keep: 4}), source: w.start("source", program{})}
 	w.listener(t)
 	b.source.do(order{Do: "await", Output: "frames", Count: 1})
@@ -92,11 +92,20 @@ func TestForged(t *testing.T) {
 			all = append(all, forgery{kind.String() + ", the broker's, as " + strconv.Itoa(int(as)), as, wire.CodeWrongState, says(m)})
 		}
 	}
+	said := map[wire.Kind]bool{
+		// Nothing in them belongs to anybody.
+		wire.KindPing: true, wire.KindPong: true, wire.KindBye: true, wire.KindError: true,
+		// In TestForgedLanes.
+		wire.KindLaneStart: true, wire.KindLaneFault: true, wire.KindLaneHeld: true,
+	}
 	for _, c := range all {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
 			f := w.forger(t, c.kind)
 			if messages := c.say(f); len(messages) > 0 {
 				f.send(messages...)
+				for _, m := range messages {
+					said[m.Kind()] = true
+				}
 			}
 			if c.code == wire.CodeOK {
 				f.unharmed()
@@ -110,6 +119,11 @@ func TestForged(t *testing.T) {
 				t.Errorf("the sink's edge: %+v", edge)
 			}
 		})
+	}
+	for kind := wire.Kind(1); kind <= wire.KindMax; kind++ {
+		if wire.NewMessage(kind) != nil && !said[kind] {
+			t.Errorf("no node has said %v: what could be forged in it?", kind)
+		}
 	}
 	if s := w.status(); s.Memory.RetiredRegions != 0 {
 		t.Errorf("memory: %+v", s.Memory)

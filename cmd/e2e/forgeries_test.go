@@ -220,6 +220,16 @@ var forgeries = []forgery{
 		return nil
 	}},
 
+	// Evacuation and inline fall-back.
+	{"evacuated of the tokens of others", able, wire.CodeNotYours, func(*forger) []wire.Message {
+		return []wire.Message{&wire.Evacuated{Tokens: []wire.Token{1<<32 | 1}, Region: 1, Count: 1}}
+	}},
+	{"evacuated of no input", able, wire.CodeNotYours, says(&wire.Evacuated{Input: 7, Region: 1, Count: 1})},
+	{"evacuated of one who does not", nearby, wire.CodeWrongState, says(&wire.Evacuated{Region: 1, Count: 1})},
+	{"kept of one who does not evacuate", nearby, wire.CodeWrongState, says(&wire.Kept{Messages: 1})},
+	{"shortage of no output", able, wire.CodeNotYours, says(&wire.Shortage{Output: 7, Bytes: 1})},
+	{"shortage of one who has no fall-back", nearby, wire.CodeWrongState, says(&wire.Shortage{Bytes: 1})},
+
 	// Control.
 	{"request of a node", nearby, wire.CodeWrongState, says(&wire.Request{Verb: wire.VerbStatus})},
 	{"publish of a control connection", operator, wire.CodeWrongState, says(inline(1))},

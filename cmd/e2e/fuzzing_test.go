@@ -346,7 +346,15 @@ func (b *besieger) forged(c *fuzzConn) wire.Message {
 		}
 		return adopt
 	case 18:
-		return &wire.Pong{Nonce: any64()}
+		switch rand.IntN(4) {
+		case 0:
+			return &wire.Pong{Nonce: any64()}
+		case 1:
+			return &wire.Kept{Messages: any64(), Bytes: any64(), Stuck: small(), Text: "forged"}
+		case 2:
+			return &wire.Shortage{Output: wire.OutputIndex(small()), Bytes: any64()}
+		}
+		return &wire.Evacuated{Input: wire.InputIndex(small()), Tokens: []wire.Token{token(), token()}, Region: b.region(c), HeldMS: any64(), Count: 2}
 	}
 	return &wire.Request{ID: u32(), Verb: []string{wire.VerbStatus, wire.VerbDrops, wire.VerbLoad, wire.VerbUnload, "x"}[rand.IntN(5)],
 		Body: []byte([]string{"", "{}", "[[[[", `{"name":"none"}`, `{"yaml":"nodes: [{id: a, inputs: {x: b/c}}]"}`}[rand.IntN(5)])}
