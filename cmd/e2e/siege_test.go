@@ -79,6 +79,14 @@ func (p *pairs) reports() [2]*inputReport {
 	return [2]*inputReport{p.lane.sink.report().Inputs["frames"], p.brokered.sink.report().Inputs["frames"]}
 }
 
+// check ends them. What the whole machine was late by is no fault of the daemon's.
+func (p *pairs) check(g *gauge) {
+	for _, b := range []*bystanders{&p.lane, &p.brokered} {
+		b.late = 2 * g.late
+		b.check()
+	}
+}
+
 // gauge looks at a process again and again, and keeps the most.
 type gauge struct {
 	stop   chan struct{}
@@ -88,6 +96,8 @@ type gauge struct {
 	tasks  uint64
 	rss0   uint64
 	files0 int
+	late   time.Duration // most that the test itself was late: others have the machine
+	answer time.Duration // longest answer to a status request: the router's
 }
 
 func (w *world) gauge() *gauge {
@@ -101,6 +111,21 @@ func (w *world) gauge() *gauge {
 	g.rss0, g.files0, _ = look()
 	g.done.Go(func() {
 		for {
+			begun := time.Now()
+			w.status()
+			g.answer = max(g.answer, time.Since(begun))
+			select {
+			case <-g.stop:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	})
+	g.done.Go(func() {
+		for last := time.Now(); ; {
+			now := time.Now()
+			g.late = max(g.late, now.Sub(last)-50*time.Millisecond)
+			last = now
 			rss, files, tasks := look()
 			g.rss, g.files, g.tasks = max(g.rss, rss), max(g.files, files), max(g.tasks, tasks)
 			select {
@@ -113,9 +138,12 @@ func (w *world) gauge() *gauge {
 	return g
 }
 
-func (g *gauge) end() {
+func (g *gauge) end(t *testing.T) {
 	close(g.stop)
 	g.done.Wait()
+	t.Logf("brokerd: own memory %d MiB before, at most %d MiB; descriptors %d before, at most %d; at most %d threads; status within %v",
+		g.rss0>>20, g.rss>>20, g.files0, g.files, g.tasks, g.answer.Round(time.Millisecond))
+	t.Logf("the test itself was late by up to %v", g.late.Round(time.Millisecond))
 }
 
 // besiege runs an attacker to its end; meanwhile may do something beside it.
@@ -202,12 +230,10 @@ func TestSiege(t *testing.T) {
 	var during [2]*inputReport
 	result := w.besiege(siege{Frames: frames, Seconds: seconds, Workers: guests, Loris: 50, Halves: 200, Swells: 60, SwellMB: 2}, nil)
 	during = p.reports()
-	g.end()
+	g.end(t)
 	t.Logf("%d frames judged in %v (%d a second) over %d connections; %d of them went on; %d half frames, %d slow handshakes, %d long frames that never end",
 		result.Frames, result.Elapsed.Round(time.Millisecond), int(float64(result.Frames)/result.Elapsed.Seconds()),
 		result.Connections, result.Survived, result.Halves, result.Loris, result.Swells)
-	t.Logf("brokerd: own memory %d MiB before, at most %d MiB; descriptors %d before, at most %d; at most %d threads",
-		g.rss0>>20, g.rss>>20, g.files0, g.files, g.tasks)
 	told(t, before, during)
 	if result.Frames < frames {
 		t.Logf("the time was over after %d of %d frames", result.Frames, frames)
@@ -218,8 +244,7 @@ func TestSiege(t *testing.T) {
 	if grown := g.rss - g.rss0; grown > 256<<20 && !raceDetector {
 		t.Errorf("the broker grew by %d MiB", grown>>20)
 	}
-	p.lane.check()
-	p.brokered.check()
+	p.check(g)
 	if w.broker.ended() {
 		t.Fatal("brokerd has ended")
 	}
@@ -240,15 +265,13 @@ func TestSiegeOfQuestions(t *testing.T) {
 	p.mark()
 	result := w.besiege(siege{Seconds: seconds, Askers: 4}, nil)
 	during := p.reports()
-	g.end()
+	g.end(t)
 	t.Logf("%d questions in %v, with dataflows of 900 nodes", result.Asked, result.Elapsed.Round(time.Millisecond))
-	t.Logf("brokerd: own memory %d MiB before, at most %d MiB", g.rss0>>20, g.rss>>20)
 	told(t, before, during)
 	if grown := g.rss - g.rss0; grown > 512<<20 && !raceDetector {
 		t.Errorf("the broker grew by %d MiB", grown>>20)
 	}
-	p.lane.check()
-	p.brokered.check()
+	p.check(g)
 }
 
 // Thousands of connections that say nothing, of a daemon with 256 descriptors: who
@@ -277,9 +300,8 @@ func TestSiegeOfConnections(t *testing.T) {
 		}
 	})
 	during := p.reports()
-	g.end()
+	g.end(t)
 	t.Logf("%d connections in %v, at most %d at a time; RLIMIT_NOFILE %d", result.Floods, result.Elapsed.Round(time.Millisecond), result.FloodMax, w.filesLimit)
-	t.Logf("brokerd: own memory %d MiB before, at most %d MiB; descriptors %d before, at most %d", g.rss0>>20, g.rss>>20, g.files0, g.files)
 	t.Logf("an honest process that came in the middle of it was connected after %v", joins)
 	told(t, before, during)
 	if g.files > w.filesLimit {
@@ -288,8 +310,7 @@ func TestSiegeOfConnections(t *testing.T) {
 	if grown := g.rss - g.rss0; grown > 64<<20 && !raceDetector {
 		t.Errorf("the broker grew by %d MiB", grown>>20)
 	}
-	p.lane.check()
-	p.brokered.check()
+	p.check(g)
 }
 
 // ended reports whether the process is gone.
