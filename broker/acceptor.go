@@ -51,7 +51,7 @@ var errNotWatched = errors.New("the event loop could not watch it")
 // in reserve, to accept and refuse with.
 type acceptor struct {
 	srv      *server
-	listener net.Listener
+	addr     net.Addr
 	quit     chan struct{}
 	ended    chan struct{}
 	failures logLimiter
@@ -59,6 +59,9 @@ type acceptor struct {
 	handshakes handshakes
 
 	enrollStart atomic.Int64 // Unix nanoseconds; 0: not enrolling
+
+	closing  sync.Mutex   // guards the closing of listener against its replacement
+	listener net.Listener // replaced by run only
 
 	// Owned by run.
 	spare *os.File // the reserve; nil: could not be had again yet
@@ -72,7 +75,7 @@ type acceptor struct {
 
 func newAcceptor(srv *server, listener net.Listener) (*acceptor, error) {
 	a := &acceptor{
-		srv: srv, listener: listener,
+		srv: srv, listener: listener, addr: listener.Addr(),
 		quit: make(chan struct{}), ended: make(chan struct{}), places: make(chan struct{}, refusalsMax),
 	}
 	if err := a.keepSpare(); err != nil {
@@ -112,10 +115,16 @@ func (a *acceptor) run() {
 			retry = acceptRetryMin
 			a.admit(conn)
 			continue
-		case errors.Is(err, net.ErrClosed):
+		case a.stopping():
 			return
 		case isOutOfFiles(err) && a.refuseWithSpare():
 			continue
+		case errors.Is(err, unix.EINVAL), errors.Is(err, net.ErrClosed):
+			if err = a.reopen(); err == nil {
+				a.srv.reports.write(zap.WarnLevel, "listener was shut down from outside; listening again",
+					zap.Stringer("addr", a.addr))
+				continue
+			}
 		}
 		if lines, ok := a.failures.allow(time.Now()); ok {
 			a.srv.reports.write(zap.ErrorLevel, "connections cannot be accepted; trying again",
@@ -131,10 +140,39 @@ func (a *acceptor) run() {
 	}
 }
 
+func (a *acceptor) stopping() bool {
+	select {
+	case <-a.quit:
+		return true
+	default:
+		return false
+	}
+}
+
+// reopen puts another listener in the place of one that does not listen any more,
+// because somebody has shut its socket down (ss -K does). No connection would ever
+// come from it, while brokerd and its watchdog think that all is well.
+func (a *acceptor) reopen() error {
+	a.closing.Lock()
+	defer a.closing.Unlock()
+	if a.stopping() {
+		return net.ErrClosed
+	}
+	_ = a.listener.Close() // or the address would be in use
+	again, err := net.Listen(a.addr.Network(), a.addr.String())
+	if err != nil {
+		return err
+	}
+	a.listener = again
+	return nil
+}
+
 // stop closes the listener and waits for everything that run has begun.
 func (a *acceptor) stop() {
 	close(a.quit)
+	a.closing.Lock()
 	_ = a.listener.Close()
+	a.closing.Unlock()
 	<-a.ended
 	a.handshakes.stop()
 	a.refusing.Wait()

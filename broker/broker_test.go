@@ -396,6 +396,43 @@ func TestGivenListener(t *testing.T) {
 }
 
 // The end is bounded in time also if nobody cooperates, and everybody is told.
+// A listener that somebody shuts down from outside is replaced, and the broker
+// ends in good order all the same.
+func TestListenerShutDown(t *testing.T) {
+	tb := startBroker(t, nil)
+	living := tb.join("camera")
+	for range 3 {
+		a := tb.running().acceptor
+		a.closing.Lock()
+		raw, err := a.listener.(*net.TCPListener).SyscallConn()
+		a.closing.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var failed error
+		if err := errors.Join(raw.Control(func(fd uintptr) {
+			failed = syscall.Shutdown(int(fd), syscall.SHUT_RDWR)
+		}), failed); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it listens again", func() bool {
+			conn, err := net.Dial("tcp", tb.addr)
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
+		p := tb.dial()
+		p.send(controlHello())
+		until[*wire.Welcome](p)
+		living.send(&wire.Ping{Nonce: 1})
+		until[*wire.Pong](living)
+	}
+	if n := tb.logs.FilterMessage("listener was shut down from outside; listening again").Len(); n != 3 {
+		t.Errorf("%d lines in the log", n)
+	}
+}
+
 func TestStopIsBounded(t *testing.T) {
 	tb := startBroker(t, nil)
 	stubborn, silent := tb.join("camera"), tb.dial()

@@ -174,7 +174,7 @@ func (p *parts) giveUp(err error) {
 
 // announce lets the outside see that the broker serves.
 func (b *Broker) announce(p *parts) {
-	addr := p.acceptor.listener.Addr()
+	addr := p.acceptor.addr
 	b.mu.Lock()
 	b.addr, b.parts, b.isServing = addr, p, true
 	b.mu.Unlock()
