@@ -223,7 +223,9 @@ func (c *core) laneReady(now time.Time, s *session, m *wire.LaneReady) *wire.Err
 		return nil
 	}
 	end.owes = false
-	c.failLane(now, l, s.node.id+" could not map it: "+m.Text)
+	if l.stage < laneClosing { // else the other end may have left, and its bell with it
+		c.failLane(now, l, s.node.id+" could not map it: "+m.Text)
+	}
 	if end == &l.sender {
 		c.freeBit(l)
 	}
