@@ -271,12 +271,10 @@ func (c *core) detachEdge(now time.Time, s *session, e *edge, reason wire.DropRe
 }
 
 // dropUnconsumed counts what was sent to the node but never reached its user,
-// as far as the node has told.
+// as far as the node has told. An item in hand may have been on its way: rather
+// is one that somebody had for a moment in the log than one missing there.
 func (c *core) dropUnconsumed(now time.Time, s *session, reason wire.DropReason) (lost uint64) {
-	if s.inHand != nil { // its user was waiting for it and has it
-		s.inHand = nil
-		s.unconsumed.pop()
-	}
+	s.inHand = nil
 	for s.unconsumed.len() > 0 {
 		d := s.unconsumed.pop()
 		if d.rejected {

@@ -189,6 +189,10 @@ func TestEvacuateBrokered(t *testing.T) {
 			for _, token := range m.Tokens {
 				done[token] = true
 			}
+		case *wire.Next: // says what was consumed, and takes along what is done
+			for _, token := range m.Done {
+				done[token] = true
+			}
 		}
 	}
 	if !tokens[1] || !tokens[2] || !done[3] {

@@ -43,8 +43,8 @@ type sessionReceive struct {
 	toldAt time.Time // when consumed was reported last
 
 	done      []wire.Token // to be given back
-	doneTimer *time.Timer
-	doneArmed bool
+	tellTimer *time.Timer
+	tellArmed bool
 	over      bool // the connection is gone: nothing can be given back
 }
 
@@ -247,13 +247,19 @@ func (r *receiver) mustAsk(s *session, empty bool) bool {
 	return !v.asked && r.queue.len() <= v.peak/2 || time.Since(v.toldAt) >= reportDelayMin
 }
 
-// ask sends Next with everything that is to be said.
+// ask is tellConsumed for a user who asks.
 func (r *receiver) ask(s *session, limit uint64) appended {
+	v := &s.recv
+	v.asked = v.asked || r.queue.len() <= v.peak/2
+	return r.tellConsumed(s, limit)
+}
+
+// tellConsumed sends Next with everything that is to be said.
+func (r *receiver) tellConsumed(s *session, limit uint64) appended {
 	v := &s.recv
 	r.frame = wire.Next{Limit: limit, Consumed: v.consumed, Done: v.done}
 	now := time.Now()
 	verdict := s.link.append(&r.frame, now, false)
-	v.asked = v.asked || r.queue.len() <= v.peak/2
 	v.toldAt, v.reported, v.limit, v.limitMax = now, v.consumed, limit, max(limit, v.limitMax)
 	v.done = v.done[:0]
 	return verdict
@@ -323,6 +329,7 @@ func (r *receiver) take(q queued) (Event, error) {
 	}
 	s, it := q.session, &q.item
 	s.recv.consumed++
+	r.tellSoon(s)
 	payload := it.Payload
 	var view shmpool.Ref
 	if it.Region != 0 {
@@ -418,8 +425,8 @@ func (r *receiver) detach(s *session) {
 	}
 	s.recv.over = true
 	s.recv.done = nil
-	if s.recv.doneTimer != nil {
-		s.recv.doneTimer.Stop()
+	if s.recv.tellTimer != nil {
+		s.recv.tellTimer.Stop()
 	}
 }
 
