@@ -202,6 +202,8 @@ func (c *peerConn) welcomeIn() *peerConn {
 	}
 	c.send(&w)
 	attach := expectFrom[*wire.Attach](c)
+	c.send(&wire.Ping{Nonce: 77}) // as a broker does that has waited for Attach
+	expectFrom[*wire.Pong](c)
 	ready := &wire.Ready{Local: len(attach.Nonce) > 0 && string(attach.Nonce) == string(c.p.nonce)}
 	if !ready.Local {
 		ready.Reason = "nonce differs"

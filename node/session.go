@@ -179,20 +179,26 @@ func (s *session) openProbe() (nonce []byte, why string) {
 	return nonce, ""
 }
 
-// expect reads the next message of the handshake.
+// expect reads the next message of the handshake. One that takes long on a busy
+// machine may have a Ping in it.
 func expect[M wire.Message](s *session) (M, error) {
 	var want M
-	m, err := s.read()
-	if err != nil {
-		return want, err
+	for {
+		m, err := s.read()
+		if err != nil {
+			return want, err
+		}
+		switch m := m.(type) {
+		case M:
+			return m, nil
+		case *wire.Ping:
+			s.link.send(&wire.Pong{Nonce: m.Nonce})
+		case *wire.Error:
+			return want, &wire.Error{Code: m.Code, Text: m.Text}
+		default:
+			return want, wire.Errorf(wire.CodeWrongState, "broker sent %s in the handshake, expected %s", m.Kind(), want.Kind())
+		}
 	}
-	switch m := m.(type) {
-	case M:
-		return m, nil
-	case *wire.Error:
-		return want, &wire.Error{Code: m.Code, Text: m.Text}
-	}
-	return want, wire.Errorf(wire.CodeWrongState, "broker sent %s in the handshake, expected %s", m.Kind(), want.Kind())
 }
 
 // read returns the next message. It is valid until the next read.

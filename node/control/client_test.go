@@ -63,6 +63,10 @@ func (p *peer) welcome(heartbeat time.Duration) *wire.Hello {
 	if attach, ok := p.receive().(*wire.Attach); !ok || len(attach.Nonce) != 0 {
 		p.t.Errorf("Attach: %v", attach)
 	}
+	p.send(&wire.Ping{Nonce: 77}) // as a broker does that has waited for Attach
+	if pong, ok := p.receive().(*wire.Pong); !ok || pong.Nonce != 77 {
+		p.t.Errorf("Pong: %v", pong)
+	}
 	p.send(&wire.Ready{})
 	return &hello
 }

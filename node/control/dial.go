@@ -130,8 +130,17 @@ func (c *Client) handshake(cfg Config, reader *frameReader) error {
 	if err := c.write(&wire.Attach{}); err != nil {
 		return err
 	}
-	if m, err = reader.next(); err != nil {
-		return err
+	for {
+		if m, err = reader.next(); err != nil {
+			return err
+		}
+		ping, ok := m.(*wire.Ping) // the broker had to wait for us
+		if !ok {
+			break
+		}
+		if err := c.write(&wire.Pong{Nonce: ping.Nonce}); err != nil {
+			return err
+		}
 	}
 	switch m := m.(type) {
 	case *wire.Ready:
