@@ -39,6 +39,8 @@ type journal struct {
 	entries []entry
 	grown   chan struct{} // closed and replaced with every line
 	ended   bool
+
+	pause sync.Mutex // held while nobody reads
 }
 
 func newJournal() *journal { return &journal{grown: make(chan struct{})} }
@@ -48,11 +50,13 @@ func (j *journal) collect(r io.Reader) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
+		j.pause.Lock()
 		e := entry{raw: lines.Text()}
 		if json.Unmarshal(lines.Bytes(), &e.fields) != nil {
 			e.fields = nil
 		}
 		j.add(e, false)
+		j.pause.Unlock()
 	}
 	j.add(entry{}, true)
 }

@@ -19,12 +19,12 @@ import (
 	"go.uber.org/goleak"
 )
 
-var update = flag.Bool("update", false, "rewrite docs/failures.md from what the tests observe")
+var update = flag.Bool("update", false, "rewrite docs/failures.md and docs/failure-matrix.md from what the tests observe")
 
 // tortureEnv says how often each kind of process is killed; see doc.go.
 const tortureEnv = "BROKERD_TORTURE"
 
-var torments string // its value
+var torments, matrixRepeats string // the values of both
 
 // patience is how long a test waits for something that is sure to come. On a
 // loaded machine with the race detector much takes long.
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	if text := os.Getenv(besiegerEnv); text != "" {
 		os.Exit(runBesieger(text))
 	}
-	torments, siegeFrames = os.Getenv(tortureEnv), os.Getenv(siegeEnv)
+	torments, siegeFrames, matrixRepeats = os.Getenv(tortureEnv), os.Getenv(siegeEnv), os.Getenv(matrixEnv)
 	// The variables of whoever runs the tests must not decide them.
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 				_ = os.RemoveAll(dir)
 			}
 			if *update && status == 0 {
-				if err := writeFailures(); err != nil {
+				if err := errors.Join(writeFailures(), writeMatrix()); err != nil {
 					fmt.Fprintln(os.Stderr, err)
 					status = 1
 				}

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/brokerd/brokerd/node"
@@ -39,7 +40,7 @@ type program struct {
 // order is one line to a node process. Do says which of the others matter.
 type order struct {
 	ID     int
-	Do     string // send, halt, await, report, mark, deafen, recheck, release, misuse, close_output, close
+	Do     string // send, halt, await, report, mark, deafen, recheck, release, misuse, close_output, cut, trap, open, close
 	Output string // send, await, close_output
 	Count  uint64 // send: 0 is until halt; await: receivers
 
@@ -47,7 +48,8 @@ type order struct {
 	Every time.Duration // send: pace; 0: as fast as it goes
 	Loan  bool          // send: in place, without a copy
 
-	Misuse string // misuse: of a loan of Sizes[0] bytes
+	Misuse string  // misuse: of a loan of Sizes[0] bytes
+	How    trapEnd // open
 }
 
 // answer is one line from a node process.
@@ -119,6 +121,7 @@ type nodeProcess struct {
 	ears  context.Context // ends with the order to take no more messages
 	shut  context.CancelFunc
 	deaf  chan struct{} // closed when none is taken any more
+	trap  atomic.Pointer[trap]
 
 	mu      sync.Mutex // guards what follows
 	report  report
@@ -163,6 +166,7 @@ func runProgram(text string) int {
 		p.say(failed(0, err))
 		return 3
 	}
+	p.leaveOnTerm()
 	p.renewHalt()
 	p.ears, p.shut = context.WithCancel(context.Background())
 	p.deaf = make(chan struct{})
@@ -250,6 +254,12 @@ func (p *nodeProcess) obey(o order) {
 		p.shut()
 		<-p.deaf
 		p.say(answer{ID: o.ID})
+	case "cut":
+		p.say(failed(o.ID, cutConnection()))
+	case "trap":
+		p.setTrap(o.ID)
+	case "open":
+		p.openTrap(o.ID, o.How)
 	case "recheck":
 		p.say(failed(o.ID, p.recheck(false)))
 	case "release":
@@ -348,7 +358,7 @@ func (p *nodeProcess) send(ctx context.Context, o order) answer {
 		if buffer == nil || len(buffer) < size {
 			buffer = make([]byte, size)
 		}
-		err := publish(ctx, out, o.Loan, buffer[:size], stamps, number+1)
+		err := p.publish(ctx, out, o.Loan, buffer[:size], stamps, number+1)
 		now := time.Now()
 		p.mu.Lock()
 		switch {
@@ -381,7 +391,7 @@ func (p *nodeProcess) send(ctx context.Context, o order) answer {
 	return answer{ID: o.ID, Sent: s}
 }
 
-func publish(ctx context.Context, out *node.Output, inPlace bool, buffer []byte, stamps *stamper, number uint64) error {
+func (p *nodeProcess) publish(ctx context.Context, out *node.Output, inPlace bool, buffer []byte, stamps *stamper, number uint64) error {
 	if !inPlace {
 		stamps.stamp(buffer, number)
 		return out.Send(ctx, buffer)
@@ -391,6 +401,10 @@ func publish(ctx context.Context, out *node.Output, inPlace bool, buffer []byte,
 		return err
 	}
 	defer loan.Discard()
+	if p.trap.Load() != nil {
+		stamps.stamp(loan.Bytes(), number-1) // what is there now must never get out
+		p.pass()
+	}
 	stamps.stamp(loan.Bytes(), number)
 	return loan.Publish(ctx)
 }
@@ -480,6 +494,7 @@ func (p *nodeProcess) take(ev node.Event) {
 		old = []keptMessage{{m, ev.Input}}
 	}
 	p.mu.Unlock()
+	p.pass()
 	for _, k := range old {
 		p.checkKept(k)
 		k.message.Release()

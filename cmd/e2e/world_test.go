@@ -70,6 +70,7 @@ type daemon struct {
 	pid      int
 	addr     string
 	log      *journal
+	reader   *os.File      // of the log
 	done     chan struct{} // closed when it has ended
 	control  *control.Client
 	baseline files
@@ -152,7 +153,7 @@ func (w *world) launch(addr string) *daemon {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	b.cmd.Stderr = writer
+	b.cmd.Stderr, b.reader = writer, reader
 	err = startProcess(b.cmd)
 	writer.Close()
 	if err != nil {
