@@ -79,3 +79,37 @@ func TestRestful(t *testing.T) {
 	w.kill()
 	eventually(t, "sleeps are short without a broker", func() bool { return s.napMax() == lazySleeps*s.max })
 }
+
+// Receivers are rung before the sender has noted what it has lent. One who waits for
+// memory may have looked in between, and nobody rings for that slot again.
+func TestSlotIsBackBeforeItIsNoted(t *testing.T) {
+	w := newLaneWorld(t)
+	w.lane(4, wire.PolicyDropOldest, 3)
+	w.send("a")
+	w.next().Release()
+	m := w.sender.currentEstate().memory
+	eventually(t, "the slot is back", func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.lent.first == nil || m.poll(pollAll) > 0
+	})
+	l, ok := m.takeFree(1)
+	if !ok {
+		t.Fatal("no slot is free")
+	}
+	ledger := l.entry.region.ledger
+	ledger.Lend(l.entry.slot.Index, 1<<3)
+	ledger.Clear(l.entry.slot.Index, 3) // by a receiver that was quick
+	m.mu.Lock()
+	m.waiting++ // somebody who has looked, and sleeps
+	wait := &memoryWait{m: m, seen: m.changes}
+	m.mu.Unlock()
+	m.sent(l, 1<<3, false, &outgoing{lease: l, now: time.Now(), seq: 2})
+	m.mu.Lock()
+	m.waiting--
+	if m.changes == wait.seen || m.lent.first != nil {
+		t.Error("he is not told of the slot")
+	}
+	m.mu.Unlock()
+	m.published()
+}
