@@ -67,8 +67,9 @@ type viewCheck struct {
 
 const (
 	// parkMax is how long a message waits for the announcement of its region while
-	// there is a broker to make it.
-	parkMax = time.Second
+	// there is a broker to make it. A broker that was stopped for a moment just then
+	// must not cost the lane; what comes on other lanes does not wait.
+	parkMax = 4 * time.Second
 	// orphanMax is how long a lane without a broker is listened to.
 	orphanMax = 30 * time.Second
 	// orphanPause is the time between two looks at those: nothing rings for them.
