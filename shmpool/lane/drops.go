@@ -26,7 +26,13 @@ func (k *Keeper) Drops() (d Drops, ok bool, err error) {
 		k.unread = false
 		k.note(k.window - 1)
 	}
-	d, ok = k.tell(k.turned)
+	count := k.turned
+	if count > 0 {
+		// What was dropped after the count and before the turn is noted with it: told
+		// with the next ones, it would be a count without numbers.
+		count = max(count, min(k.noted.Count, c.Evicted+c.Refused-k.reported))
+	}
+	d, ok = k.tell(count)
 	if k.turned = c.Evicted + c.Refused - k.reported; k.turned > 0 {
 		k.window++
 		k.unread = true

@@ -264,6 +264,37 @@ func TestDrops(t *testing.T) {
 	}
 }
 
+// TestDropsBetweenCountAndTurn: what is dropped while the keeper stands between the
+// two is told with its numbers, once.
+func TestDropsBetweenCountAndTurn(t *testing.T) {
+	r := newRig(t, 1, wire.PolicyDropOldest)
+	for range 4 {
+		r.mustPush(t, 10, Pushed) // drops 1 to 3
+	}
+	if _, ok, err := r.keeper.Drops(); ok || err != nil { // counts three, turns
+		t.Fatal(ok, err)
+	}
+	r.keeper.turned -= 2 // as if it had counted before 2 was dropped
+	r.mustPush(t, 10, Pushed)
+	d, ok, err := r.keeper.Drops()
+	if want := (Drops{Count: 3, Bytes: 30, SeqFirst: 1, SeqLast: 3, OldestNS: d.OldestNS, Total: 3}); !ok || err != nil || d != want {
+		t.Errorf("%+v, %v, %v, want %+v", d, ok, err, want)
+	}
+	d, ok, err = r.keeper.Drops()
+	if want := (Drops{Count: 1, Bytes: 10, SeqFirst: 4, SeqLast: 4, OldestNS: d.OldestNS, Total: 4}); !ok || err != nil || d != want {
+		t.Errorf("%+v, %v, %v, want %+v", d, ok, err, want)
+	}
+	// A producer that notes more than it has dropped is not believed.
+	r.mustPush(t, 10, Pushed) // drops 5
+	if _, ok, err := r.keeper.Drops(); ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	r.words[windowAt(r.keeper.window-1)+windowCount] = 1 << 40
+	if d, ok, err := r.keeper.Drops(); d.Count != 1 || d.Total != 5 || !ok || err != nil {
+		t.Errorf("%+v, %v, %v", d, ok, err)
+	}
+}
+
 // TestCountersWrap: the counters of 32 bits run over, and nobody notices.
 func TestCountersWrap(t *testing.T) {
 	r := newRig(t, 4, wire.PolicyDropOldest)
