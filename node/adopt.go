@@ -11,9 +11,14 @@ import (
 // what it takes over (Adopted). The rest is given up on this side: nothing new
 // goes into it, and it is unmapped when nobody here uses it any more.
 
-// staleMax is how long regions of senders stay mapped here that the new broker has
-// not announced. Until then each sender has offered its own, or is gone.
-const staleMax = time.Minute
+// Regions of senders that no broker has announced again are unmapped staleMax after
+// the one died that had announced them, however many have died since; but not before
+// a broker has lived for staleSession, twice the time that it waits for what nodes
+// bring along: until then each sender has offered its own, or is gone.
+const (
+	staleMax     = time.Minute
+	staleSession = 20 * time.Second
+)
 
 // outlives reports whether there is something for the broker of another instance
 // to adopt.
@@ -238,19 +243,26 @@ func (m *memory) keepRegions(l *link, names map[wire.RegionID]string) {
 // closeStale unmaps what the new broker does not know, after the lanes have passed
 // the last message that may lie in it.
 func (s *session) closeStale() {
-	timer := time.NewTimer(staleMax)
+	timer := time.NewTimer(staleSession)
 	defer timer.Stop()
-	for marked := false; ; marked = true {
+	marked := false
+	for {
 		select {
 		case <-s.link.down:
 			return
 		case <-timer.C:
 		}
-		if s.n.receiver.passed(s.estate, !marked) {
-			s.estate.closeStale()
+		if !s.n.receiver.passed(s.estate, !marked) {
+			marked = true
+			timer.Reset(time.Second)
+			continue
+		}
+		left, oldest := s.estate.closeStale(time.Now().Add(-staleMax))
+		if left == 0 {
 			return
 		}
-		timer.Reset(time.Second)
+		marked = false
+		timer.Reset(time.Until(oldest.Add(staleMax)))
 	}
 }
 

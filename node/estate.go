@@ -7,6 +7,7 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/shmpool/lane"
@@ -52,9 +53,9 @@ type views struct {
 	sync.Mutex
 	cache  *shmpool.Cache
 	owners map[wire.RegionID]wire.RegionID // the bell of the node that leases a region
-	// stale are regions that the broker of before had announced, and this one has
-	// not yet.
-	stale   map[wire.RegionID]struct{}
+	// stale are regions that a broker of before had announced, and this one has not
+	// yet, and since when.
+	stale   map[wire.RegionID]time.Time
 	version uint64 // changes with the set of regions, and with their mappings
 	private uint64 // bytes of evacuated messages, as the node has counted them
 	faults  sync.WaitGroup
@@ -81,7 +82,7 @@ func newEstate(n *Node, instance string, lanes bool) *estate {
 	e.memory = newMemory(e)
 	e.views.cache = shmpool.NewCache()
 	e.views.owners = make(map[wire.RegionID]wire.RegionID)
-	e.views.stale = make(map[wire.RegionID]struct{})
+	e.views.stale = make(map[wire.RegionID]time.Time)
 	e.holders.Store(1)
 	return e
 }
@@ -256,19 +257,30 @@ func (b *peerBell) release() {
 func (e *estate) staleViews() {
 	e.views.Lock()
 	defer e.views.Unlock()
+	now := time.Now()
 	for _, id := range e.views.cache.Regions() {
-		e.views.stale[id] = struct{}{}
+		if _, before := e.views.stale[id]; !before {
+			e.views.stale[id] = now
+		}
 	}
 }
 
-// closeStale unmaps what no broker has announced again.
-func (e *estate) closeStale() {
+// closeStale unmaps what no broker has announced again since limit. It returns how
+// many are left that are younger, and since when the oldest of them is stale.
+func (e *estate) closeStale(limit time.Time) (left int, oldest time.Time) {
 	e.views.Lock()
-	ids := maps.Clone(e.views.stale)
+	stale := maps.Clone(e.views.stale)
 	e.views.Unlock()
-	for id := range ids {
+	for id, since := range stale {
+		if since.After(limit) {
+			if left++; left == 1 || since.Before(oldest) {
+				oldest = since
+			}
+			continue
+		}
 		if err := e.closeView(id); err != nil {
 			e.n.log.Warn("shared memory region cannot be unmapped", "region", uint64(id), "error", err)
 		}
 	}
+	return left, oldest
 }
