@@ -169,10 +169,10 @@ func TestEvacuateBrokered(t *testing.T) {
 	skipTo(c, func(m *wire.Next) bool { return m.Limit >= 3 })
 	deliverSlots(c, r, 1, pattern(20_000, 1), pattern(5000, 2), pattern(100, 3))
 	held := []Message{<-next, <-next, <-next}
-	held[2].Release() // in time
+	held[2].Release() // in time, unless the machine is very busy
 	tokens := map[wire.Token]bool{}
 	done := map[wire.Token]bool{}
-	for len(tokens) < 2 {
+	for !tokens[1] || !tokens[2] || !tokens[3] && !done[3] {
 		m, err := c.receive()
 		if err != nil {
 			t.Fatal(err)
@@ -195,7 +195,7 @@ func TestEvacuateBrokered(t *testing.T) {
 			}
 		}
 	}
-	if !tokens[1] || !tokens[2] || !done[3] {
+	if tokens[3] && done[3] || done[1] || done[2] {
 		t.Fatalf("evacuated %v, done %v", tokens, done)
 	}
 	r.scribble(p)
@@ -204,7 +204,7 @@ func TestEvacuateBrokered(t *testing.T) {
 	}
 	held[0].Release()
 	held[1].Release()
-	if st := n.Stats(); st.Kept != 0 || st.KeptBytes != 0 || st.Evacuated != 2 {
+	if st := n.Stats(); st.Kept != 0 || st.KeptBytes != 0 || st.Evacuated != uint64(len(tokens)) {
 		t.Errorf("stats: %+v", st)
 	}
 	skipTo(c, func(m *wire.Kept) bool { return *m == (wire.Kept{}) })
@@ -324,7 +324,7 @@ func TestEvacuateOrphan(t *testing.T) {
 	_ = c.conn.Close()
 	again := p.accept().welcomeIn() // another session of the same broker
 	go again.drain()
-	if !p.locked(c.session) {
+	if !p.locked(c.session) && n.Stats().Evacuated == 0 { // in this order: the lock goes last
 		t.Fatal("the lock is free while the message is in shared memory")
 	}
 	eventually(t, "the lock is free", func() bool { return !p.locked(c.session) })

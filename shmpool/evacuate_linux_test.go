@@ -337,7 +337,7 @@ func TestMoveLetsGo(t *testing.T) {
 		if st := w.cache.Stats(); st.PrivateBytes != want {
 			t.Errorf("stats %+v, want %d private bytes", st, want)
 		}
-		if got := int64(residentBytes(t)) - int64(anonymous); got > int64(want)+2*mib {
+		if got := int64(residentBytes(t)) - int64(anonymous); got > int64(want)+8*mib {
 			t.Errorf("%d bytes of private memory after %d of %d were released", got, i+1, len(views))
 		}
 		if i+1 < len(views) && !faults(func() { copy(make([]byte, 1), h.bytes) }) {
