@@ -40,6 +40,9 @@ type brokerRun struct {
 	drops   []wire.DropRecord
 	brought map[string]brought // by node
 	faults  []string
+	// failed are lanes given up because of a region that no broker lived to announce:
+	// what that costs is in the log of drops.
+	failed int
 }
 
 // brought is what a node has brought from the broker before.
@@ -151,6 +154,8 @@ func (b *brokerRun) line(text string) {
 		close(b.serving)
 	case l.Msg == "node brought what it uses from a broker that died":
 		b.brought[l.Node] = l.brought
+	case l.Msg == "lane failed" && strings.Contains(text, "unknown region"):
+		b.failed++
 	case l.Level != "debug" && l.Level != "info" && l.Level != "warn",
 		strings.Contains(l.Msg, "log lines lost"), strings.Contains(l.Msg, "lane damaged"), strings.Contains(l.Msg, "lane failed"):
 		b.faults = append(b.faults, strings.TrimSpace(text))

@@ -32,6 +32,7 @@ type report struct {
 	Bytes    uint64         `json:"bytes"`
 	Logged   uint64         `json:"logged"`  // drops
 	Excused  uint64         `json:"excused"` // messages in gaps, logged or not
+	Failed   int            `json:"lanes_failed"` // for a region that no broker lived to announce
 	Exact    int            `json:"exact"`   // runs of drop records whose sum is exact
 	Loose    int            `json:"loose"`
 
@@ -48,6 +49,9 @@ type report struct {
 func (r *report) sum(w *world) {
 	r.Commit = commit()
 	r.Acts = maps.Clone(w.counts)
+	for _, b := range w.brokers {
+		r.Failed += b.failed
+	}
 	for _, e := range r.Edges {
 		r.Sent += e.Sent
 		r.Received += e.Delivered
@@ -147,6 +151,9 @@ func (r *report) write(out io.Writer, o *options) error {
 	fmt.Fprintf(out, "\n%d brokers, %d processes of %d nodes; %s\n", r.Brokers, r.Lives, len(nodes), strings.Join(acts, ", "))
 	fmt.Fprintf(out, "%s messages sent (once for each edge), %s delivered (%s on lanes, %.1f GiB), %s in the log of drops, %s in gaps of kills\n",
 		grouped(r.Sent), grouped(r.Received), grouped(r.OnLane), float64(r.Bytes)/(1<<30), grouped(r.Logged), grouped(r.Excused))
+	if r.Failed > 0 {
+		fmt.Fprintf(out, "%d lanes failed for a region that no broker lived to announce\n", r.Failed)
+	}
 	for _, f := range r.Faults {
 		fmt.Fprintf(out, "FAULT: %s\n", f)
 	}
