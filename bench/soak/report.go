@@ -30,10 +30,10 @@ type report struct {
 	Received uint64         `json:"received"`
 	OnLane   uint64         `json:"on_lane"` // of these
 	Bytes    uint64         `json:"bytes"`
-	Logged   uint64         `json:"logged"`  // drops
-	Excused  uint64         `json:"excused"` // messages in gaps, logged or not
+	Logged   uint64         `json:"logged"`       // drops
+	Excused  uint64         `json:"excused"`      // messages in gaps, logged or not
 	Failed   int            `json:"lanes_failed"` // for a region that no broker lived to announce
-	Exact    int            `json:"exact"`   // runs of drop records whose sum is exact
+	Exact    int            `json:"exact"`        // runs of drop records whose sum is exact
 	Loose    int            `json:"loose"`
 
 	Edges  []*audit.Result `json:"edges"`
