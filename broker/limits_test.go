@@ -219,21 +219,26 @@ func TestBuffersMax(t *testing.T) {
 	}
 	eventually(t, "nothing is left", func() bool { return held() == 0 || tb.running().srv.count() == 1 && held() < 4096 })
 
-	// What is not read counts as well.
-	var deaf []*peer
-	var pings []byte
-	for nonce := range uint64(10_000) {
-		pings = wire.NewEncoder().Append(pings, &wire.Ping{Nonce: nonce})
+	// What is not read counts as well: the status of many nodes, again and again.
+	var nodes strings.Builder
+	for i := range 400 {
+		fmt.Fprintf(&nodes, "  - {id: n%d, outputs: [a], inputs: {x: n%d/a}}\n", i, (i+1)%400)
 	}
+	if _, err := tb.Reload(context.Background(), []*dataflow.Flow{parseFlow(t, testFlow+nodes.String())}); err != nil {
+		t.Fatal(err)
+	}
+	var deaf []*peer
+	question := frameBytes(&wire.Request{ID: 1, Verb: wire.VerbStatus})
 	before := tb.connectionCounters().Greedy
 	for range 6 {
 		p := tb.control()
 		deaf = append(deaf, p)
 		go func() {
 			for {
-				if _, err := p.Write(pings); err != nil {
+				if _, err := p.Write(question); err != nil {
 					return
 				}
+				time.Sleep(time.Millisecond) // only so many are answered at a time
 			}
 		}()
 	}
