@@ -14,11 +14,13 @@ import (
 // sleepMax bounds one sleep on the bell, lazySleeps times that the sleeps of a
 // node to which nothing happens. It is for peers that were killed after they had
 // changed shared memory and before they could ring. A broker that knows the lanes
-// tells of their death: while one is there, the bound is restfulSleeps times.
+// tells of their death: while one is there, the bound is restfulSleeps times. It
+// cannot tell of a peer that was stopped in that very moment (SIGSTOP, a debugger),
+// and since that one has disarmed the bell nobody else rings it: hence seconds.
 const (
 	sleepMax      = 500 * time.Millisecond
 	lazySleeps    = 8
-	restfulSleeps = 128
+	restfulSleeps = 16
 )
 
 // sleepersMax is how many unused sleepings are kept, with the contexts that they

@@ -210,7 +210,9 @@ func (v *Vault) drop(b *Block) {
 		publishState(v.memory(b), stateNone)
 		v.free = append(v.free, b.entry)
 	}
-	_ = unix.Munmap(b.pages) // only a wrong address can fail
+	// It fails only where the process is at its limit of mappings and these pages lie
+	// in the middle of one: then they stay, and a late use of them is not found.
+	_ = unix.Munmap(b.pages)
 }
 
 // enter writes the block's entry of the table.
