@@ -159,7 +159,8 @@ func (c *core) adoptMemory(now time.Time, part *adoptPart, words []uint64) {
 		cfg: lane.Config{Lane: al.Lane, QueueSize: al.QueueSize, Policy: al.Policy},
 		bit: al.Bit, geometry: part.g, name: part.name, oldName: al.Name,
 		stage: laneFlowing, begun: true, startTold: true,
-		until: now.Add(c.cfg.AdoptGrace),
+		until:  now.Add(c.cfg.AdoptGrace),
+		origin: part.waiters[0].message.Instance,
 	}
 	l.keeper = lane.NewKeeper(words, l.cfg, nil)
 	var err error
@@ -188,6 +189,7 @@ func (c *core) finishAdoption(now time.Time, ad *adoption) {
 		}
 		return
 	}
+	c.brought = append(c.brought, s)
 	answer := &wire.Adopted{}
 	for _, part := range ad.got {
 		answer.Regions = append(answer.Regions, wire.AdoptedRegion{Region: part.region, Name: part.name})
@@ -327,8 +329,33 @@ func (c *core) halfAdopted(now time.Time, l *edgeLane) {
 	}
 	c.cutLane(now, l, wire.DropReceiverGone, "receiver has not come back")
 	c.updateFlow(l.output, true)
+	c.settleAbandoned(l)
 	c.tellSender(l)
 	c.maybeEnd(now, l)
+}
+
+// processesGone is told when no process is left that has memory of a broker that died
+// and has not come to this one.
+func (c *core) processesGone() {
+	c.deadGone = true
+	for _, l := range c.laneList {
+		c.settleAbandoned(l)
+	}
+}
+
+// settleAbandoned gives the sender of a lane back what its receiver had, if that
+// has never come to this broker and cannot read any more. Its process held a lock
+// on the probe of a broker before this one; or it has brought what it had here, but
+// for this lane, and holds one on ours.
+func (c *core) settleAbandoned(l *edgeLane) {
+	if l.receiver.sess != nil || l.stage != laneDrained || l.settled || !c.deadGone || !slices.Contains(c.dead, l.origin) {
+		return
+	}
+	c.brought = slices.DeleteFunc(c.brought, func(s *session) bool { return !s.joined() && !c.alive(s) })
+	if !slices.ContainsFunc(c.brought, func(s *session) bool { return s.node == l.edge.node }) {
+		l.settled = true
+		c.tellSender(l)
+	}
 }
 
 // closeUnclaimed gives up the lanes that a node has an end of by what the other

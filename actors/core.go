@@ -40,7 +40,12 @@ type core struct {
 	asked     map[uint64]poolAsk
 	lastTag   uint64
 	claims    map[wire.RegionID]*adoptPart // what the pool is taking over
-	retryAt   time.Time                    // when to ask again for denied memory; zero: none was
+	// Of brokers that died: see RouterDeps. brought are the sessions that have
+	// brought something, also those that have left.
+	dead      []string
+	deadGone  bool
+	brought   []*session
+	retryAt   time.Time // when to ask again for denied memory; zero: none was
 	timers    timerHeap
 	stock     stock
 	dirty     []*session

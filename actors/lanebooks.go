@@ -168,6 +168,7 @@ func (c *core) checkLanes(now time.Time) {
 		if !l.until.IsZero() && !now.Before(l.until) {
 			c.halfAdopted(now, l)
 		}
+		c.settleAbandoned(l)
 	}
 	c.retryDenied(now)
 }

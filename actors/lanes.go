@@ -58,8 +58,9 @@ type edgeLane struct {
 	overdue limited       // messages held too long
 	held    wire.LaneHeld // the last report of some
 	// until is when an adopted lane has to have both of its ends; zero: it has.
-	until time.Time
-	bells [2]wire.RegionID // of an adopted lane: what its ends said, by role
+	until  time.Time
+	origin string           // of an adopted lane: the broker that had it before
+	bells  [2]wire.RegionID // of an adopted lane: what its ends said, by role
 }
 
 // laneTold is what the sender knows about the end of a lane.

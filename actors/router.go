@@ -72,6 +72,11 @@ type RouterDeps struct {
 	Probe    Probe
 	Liveness Liveness
 	Watchdog func() // called about once a second by the router itself; may be nil
+	// Dead are the brokers that had died when this one started, and whose nodes may
+	// bring what they use. Gone is closed when every process that had memory of them
+	// has ended, or has brought it to this broker.
+	Dead []string
+	Gone <-chan struct{}
 }
 
 // Router is the actor that owns all routes, queues, tokens and leases.
@@ -93,6 +98,7 @@ type Router struct {
 	quit   chan struct{}
 	done   chan struct{}
 	once   sync.Once
+	gone   <-chan struct{} // see RouterDeps; nil once it was closed. Owned by Run.
 
 	// owned by Run
 	core     *core
@@ -120,9 +126,10 @@ const connsCapacity = 256
 
 // NewRouter makes a router. Call Run, then Reload with the first flows.
 func NewRouter(cfg RouterConfig, deps RouterDeps) *Router {
-	return &Router{
+	r := &Router{
 		pool:     deps.Pool,
 		watchdog: deps.Watchdog,
+		gone:     deps.Gone,
 		conns:    make(chan ConnEvent, connsCapacity),
 		asks:     make(chan ask),
 		parses:   make(chan parseRequest),
@@ -131,6 +138,8 @@ func NewRouter(cfg RouterConfig, deps RouterDeps) *Router {
 		done:     make(chan struct{}),
 		core:     newCore(cfg.Defaults(), deps.Probe, deps.Liveness, deps.Journal),
 	}
+	r.core.dead = deps.Dead
+	return r
 }
 
 // Run is the actor. It returns after Stop.
@@ -171,6 +180,10 @@ func (r *Router) Run() {
 			now := time.Now()
 			r.core.parsed(now, &rep)
 			r.core.flush(now)
+		case <-r.gone:
+			r.gone = nil
+			r.core.processesGone()
+			r.core.flush(time.Now())
 		case <-r.quit:
 			r.core.stop(time.Now())
 			return

@@ -470,6 +470,10 @@ var handlers = map[string]func(w *world, a args, body string){
 				st.From, st.To, st.Published, st.Delivered, st.Dropped, st.NoReceiver, st.Queued, st.InFlight, st.Held)
 		})
 	},
+	"gone": func(w *world, a args, _ string) { // gone INSTANCE: of a broker that died, no process is left that has not come
+		w.core.dead = append(w.core.dead, a[0])
+		w.core.processesGone()
+	},
 	"flush": func(*world, args, string) {},
 	"stop":  func(w *world, a args, _ string) { w.core.stop(w.now) },
 }

@@ -148,9 +148,22 @@ func TestLeftoversAtTheEnd(t *testing.T) {
 }
 
 func TestLeftoversDoNotWaitForEver(t *testing.T) {
-	deadBroker(t)
+	session := deadBroker(t)
 	tb := startAfter(t, func(c *Config) { c.AdoptGrace = 20 * time.Millisecond })
-	eventually(t, "what is in use is removed, too", func() bool { return leftObjects(t, tb) == 0 })
+	// The probe file stays: it says that somebody has mapped what was in use.
+	eventually(t, "what is in use is removed, too", func() bool { return leftObjects(t, tb) == 1 })
+	select {
+	case <-tb.running().leftovers.gone:
+		t.Error("nobody should be left")
+	default:
+	}
+	if err := session.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-tb.running().leftovers.gone
+	if n := leftObjects(t, tb); n != 0 {
+		t.Errorf("%d objects are left", n)
+	}
 	if n := tb.logs.FilterMessage(leftoversInUse).Len(); n != 1 {
 		t.Errorf("%d lines say that it is in use", n)
 	}
@@ -158,9 +171,13 @@ func TestLeftoversDoNotWaitForEver(t *testing.T) {
 
 // Without lanes nobody can bring anything.
 func TestLeftoversWithoutLanes(t *testing.T) {
-	deadBroker(t)
+	session := deadBroker(t)
 	tb := startAfter(t, func(c *Config) { c.Lanes = false })
-	if n := leftObjects(t, tb); n != 0 {
+	if n := leftObjects(t, tb); n != 1 { // the probe file
 		t.Errorf("%d objects are left", n)
 	}
+	if err := session.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "nothing is left", func() bool { return leftObjects(t, tb) == 0 })
 }

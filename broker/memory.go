@@ -149,6 +149,7 @@ func (b *Broker) startRouter(p *parts, addr string, budget fileBudget) (err erro
 	p.journal = actors.NewJournal(b.log)
 	p.router = actors.NewRouter(cfg, actors.RouterDeps{
 		Journal: p.journal, Pool: p.pool, Probe: p.memory, Liveness: p.memory, Watchdog: b.cfg.Watchdog,
+		Dead: p.leftovers.dead, Gone: p.leftovers.gone,
 	})
 	go p.router.Run()
 	return b.loadFlows(p)

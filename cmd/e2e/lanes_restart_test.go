@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,6 +111,50 @@ func (w *world) checkSlow(in *inputReport, sent uint64) {
 		w.t.Errorf("slow: %d numbers are missing, the messages announced %d and %d came after the last, the logs have %d", missing, l.Dropped, tail, logged)
 	}
 }
+
+// A receiver is stopped when its broker is killed, and does not come to the next
+// one. What it holds stays as it is while it lives, and is its sender's again when it
+// does not.
+func TestLanesReceiverLostWithBroker(t *testing.T) {
+	t.Parallel()
+	w := prepare(t, restartFlow, "--adopt-grace", "500ms")
+	w.lanes = true
+	w.startBroker("127.0.0.1:0")
+	source := w.start("source", program{})
+	block := w.start("block", program{Receive: true})
+	slow := w.start("slow", program{Receive: true, Keep: 3})
+	source.do(order{Do: "await", Output: "frames", Count: 2})
+	w.onLanes()
+	reply := source.begin(order{Do: "send", Output: "frames", Sizes: []int{6000, 200}, Every: time.Millisecond})
+	w.got(slow, "frames", 20)
+	slow.signal(syscall.SIGSTOP)
+	w.crash()
+	w.startBroker(w.broker.addr)
+	w.onLanes("block/frames")
+	w.eventually("the lane is given up", func(s wire.Status) error {
+		if e := edgeTo(t, s, "slow/frames"); e.Path == "lane" {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+	w.got(block, "frames", 20)
+	source.do(order{Do: "halt"})
+	sent := source.result(reply)
+	source.do(order{Do: "close_output", Output: "frames"})
+	whole(t, "block", w.closed(block, "frames"), sent.Sent)
+	w.eventually("nobody else holds anything", settled)
+	time.Sleep(lockedLook) // it must not be given back however long it takes
+	if used := source.report().Stats.SlotsUsed; used < 3 {
+		t.Errorf("a receiver that lives holds 3 messages, and %d slots are in use", used)
+	}
+	slow.kill()
+	w.slotsFree(source)
+	w.finish()
+}
+
+// lockedLook is how often brokerd looks at processes that have memory of brokers
+// before it, and a little more.
+const lockedLook = 2500 * time.Millisecond
 
 // got waits until a receiver has got so many more messages.
 func (w *world) got(c *child, input string, more uint64) {

@@ -93,6 +93,9 @@ func (a *Allocator) adopt(instance, name string, id wire.RegionID, g shmpool.Geo
 	}
 	defer func() { _ = probe.close() }()
 	o, err := openObject(name)
+	if errors.Is(err, unix.ENOENT) { // the probe file may outlive it
+		return nil, fmt.Errorf("%w: %w", notAdoptable(name, "its broker's memory has been removed already"), err)
+	}
 	if err != nil {
 		return nil, err
 	}

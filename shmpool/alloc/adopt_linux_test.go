@@ -76,6 +76,7 @@ func deadBroker(t *testing.T) (dead *child, session *shmpool.Probe) {
 	dead.kill()
 	// Whatever the test has left of it.
 	t.Cleanup(func() {
+		_ = session.Close()
 		if _, err := SweepInstances(testPrefix, []string{dead.instance()}, true); err != nil {
 			t.Error(err)
 		}
@@ -162,17 +163,17 @@ func TestAdopt(t *testing.T) {
 	a.probe = nil
 }
 
-// TestAdoptWhatIsLeft: after the time for it, a living session keeps nothing.
+// TestAdoptWhatIsLeft: after the time for it, a living session keeps nothing but
+// the file that says that it lives.
 func TestAdoptWhatIsLeft(t *testing.T) {
-	dead, _ := deadBroker(t)
+	dead, session := deadBroker(t)
 	a := mustOpen(t)
 	r := mustAdopt(t, a, dead.regions()[0], 1)
 	swept, err := SweepInstances(testPrefix, []string{dead.instance(), a.Instance(), "00000000"}, true)
-	if err != nil || len(swept.Used) != 0 {
+	if err != nil || len(swept.Used) != 0 || !slices.Equal(swept.Locked, []string{dead.instance()}) {
 		t.Fatalf("%+v, %v", swept, err)
 	}
-	want := append([]string{probeName(testPrefix, dead.instance())}, dead.regions()[1:]...)
-	slices.Sort(want)
+	want := slices.Sorted(slices.Values(dead.regions()[1:]))
 	if !slices.Equal(swept.Removed, want) {
 		t.Errorf("removed %v, want %v", swept.Removed, want)
 	}
@@ -181,6 +182,13 @@ func TestAdoptWhatIsLeft(t *testing.T) {
 	}
 	if _, err := a.Adopt(dead.regions()[1], 2, smallGeometry); !errors.Is(err, ErrNotAdoptable) {
 		t.Errorf("too late: %v", err)
+	}
+	if err := session.Close(); err != nil {
+		t.Fatal(err)
+	}
+	swept, err = SweepInstances(testPrefix, swept.Locked, true)
+	if err != nil || len(swept.Locked) != 0 || !slices.Equal(swept.Removed, []string{probeName(testPrefix, dead.instance())}) {
+		t.Errorf("when nobody lives any more: %+v, %v", swept, err)
 	}
 }
 
@@ -238,11 +246,17 @@ func TestAdoptRaces(t *testing.T) {
 				t.Fatalf("%s: %v", c.Args, err)
 			}
 		}
-		if left := objects(t); len(left) != 0 {
+		if left := objects(t); !slices.Equal(left, []string{probeName(testPrefix, dead.instance())}) {
 			t.Fatalf("left %v", left)
 		}
 		if err := session.Close(); err != nil {
 			t.Fatal(err)
+		}
+		if _, err := SweepInstances(testPrefix, []string{dead.instance()}, true); err != nil {
+			t.Fatal(err)
+		}
+		if left := objects(t); len(left) != 0 {
+			t.Fatalf("left %v", left)
 		}
 	}
 }

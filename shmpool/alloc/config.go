@@ -94,4 +94,7 @@ type Swept struct {
 	// Used are dead instances that were left because somebody may still use what
 	// they have left behind.
 	Used []string
+	// Locked are dead instances of which only the probe file is left, because it
+	// says that a process still has their memory mapped.
+	Locked []string
 }

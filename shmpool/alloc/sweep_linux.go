@@ -49,7 +49,9 @@ func Sweep(prefix string) (Swept, error) {
 // SweepInstances does for some instances what Sweep does for all. With used set it
 // sweeps them also if a session of theirs is alive: nodes keep what they have
 // mapped, but cannot bring it to another broker any more. What is being adopted at
-// this moment stays even then, and is in Swept.Used again.
+// this moment stays even then, and is in Swept.Used again. The probe file stays as
+// long as a session is alive: it is all that tells whether what its node had mapped
+// may be used again.
 func SweepInstances(prefix string, instances []string, used bool) (Swept, error) {
 	s, err := newSweeper(prefix)
 	if err != nil {
@@ -156,7 +158,15 @@ func (s *sweeper) empty(instance string, probe *object) {
 		complete = s.remove(name) && complete
 	}
 	// Last, so that a sweep which ends here or fails can be done again.
-	if complete {
+	if !complete {
+		return
+	}
+	switch alive, err := sessionIn(probe, shmpool.ProbeLockBase, 0); {
+	case err != nil:
+		s.note(err)
+	case alive:
+		s.swept.Locked = append(s.swept.Locked, instance)
+	default:
 		s.remove(probe.name)
 	}
 }
