@@ -54,6 +54,10 @@
 // says how much of that a node may have (held_max); past it messages stay where they
 // are, and the broker takes their regions out of use. [Stats] counts all this. To
 // hold on to messages is legitimate, but for many small ones a copy is cheaper.
+// The one reader that does not follow is a device or the kernel which has pinned the
+// pages for longer than a system call (io_uring buffers, vmsplice, MSG_ZEROCOPY): a
+// payload that is given to one of those must be copied, or released within the hold
+// timeout after they are done.
 //
 // A held message keeps more than its own bytes. One that arrived inline, or with
 // metadata, keeps the whole receive buffer it lies in (64 KiB, more for a longer
