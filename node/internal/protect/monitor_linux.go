@@ -72,9 +72,7 @@ func startWatching(table *os.File) error {
 	defer writer.Close()
 	pid := strconv.Itoa(os.Getpid())
 	if pid == "1" {
-		// So small that the runtime has to wait for the monitor, which has written its
-		// report by then. At worst the pipe is larger.
-		_, _ = unix.FcntlInt(writer.Fd(), unix.F_SETPIPE_SZ, 4096)
+		lockstep(writer.Fd())
 	}
 	child, err := os.StartProcess("/proc/self/exe", []string{"brokerd-protect", "monitor of process " + pid}, &os.ProcAttr{
 		Dir: "/", Env: []string{monitorEnv + "=" + pid},
@@ -90,6 +88,16 @@ func startWatching(table *os.File) error {
 		return fmt.Errorf("monitor: %w", err) // which ends with the pipe
 	}
 	return nil
+}
+
+// lockstep makes a pipe hold one write at a time: the runtime, which writes a word
+// or two each time, has to wait for the monitor, which writes its report while most
+// of the words are still to come. At worst the pipe holds more.
+func lockstep(pipe uintptr) {
+	_, _ = unix.FcntlInt(pipe, unix.F_SETPIPE_SZ, 4096) // room for one
+	if flags, err := unix.FcntlInt(pipe, unix.F_GETFL, 0); err == nil {
+		_, _ = unix.FcntlInt(pipe, unix.F_SETFL, flags|unix.O_DIRECT) // which are not joined
+	}
 }
 
 // monitor is the main function of a monitor.
