@@ -217,9 +217,11 @@ func (a *acceptor) enroll(conn net.Conn, remote net.Addr, t *tunnel) bool {
 	defer a.enrolls.Unlock()
 	if n := srv.count(); t != nil && n >= srv.connectionsMax && !srv.pushOut(time.Now()) {
 		// What is said into this end of the pair comes out of TLS at the peer's.
-		a.refuse(conn, remote, wire.Errorf(wire.CodeTooManyConnections, "there are %d connections, which is the limit", n))
-		t.end(2 * refusalTimeout)
-		return true
+		told := a.refuse(conn, remote, wire.Errorf(wire.CodeTooManyConnections, "there are %d connections, which is the limit", n))
+		if told {
+			t.end(2 * refusalTimeout)
+		}
+		return told
 	}
 	a.lastID++
 	s := newSession(srv, a.lastID, remote)
@@ -283,19 +285,25 @@ func tune(conn net.Conn) {
 	}
 }
 
-// refuse tells a peer why it is not let in, without holding up others.
-func (a *acceptor) refuse(conn net.Conn, remote net.Addr, reason *wire.Error) {
+// refuse tells a peer why it is not let in, without holding up others. false: there
+// are too many of them, and conn is closed.
+func (a *acceptor) refuse(conn net.Conn, remote net.Addr, reason *wire.Error) bool {
 	a.noteRefusal(remote, reason)
+	return a.tell(conn, reason)
+}
+
+func (a *acceptor) tell(conn net.Conn, reason *wire.Error) bool {
 	select {
 	case a.places <- struct{}{}:
 	default:
 		_ = conn.Close()
-		return
+		return false
 	}
 	a.refusing.Go(func() {
 		sayNo(conn, reason, refusalTimeout)
 		<-a.places
 	})
+	return true
 }
 
 func (a *acceptor) noteRefusal(remote net.Addr, reason *wire.Error) {

@@ -93,7 +93,7 @@ func (a *acceptor) secure(conn net.Conn, config *tls.Config) {
 			a.noteClosed(conn, "TLS handshake: "+err.Error())
 			var plain tls.RecordHeaderError
 			if errors.As(err, &plain) && plain.Conn != nil {
-				sayNo(conn, errPlain, refusalTimeout) // as likely as not, it is one of ours
+				a.tell(conn, errPlain) // as likely as not, it is one of ours
 				return
 			}
 			_ = conn.Close()

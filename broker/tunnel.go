@@ -100,9 +100,10 @@ func (t *tunnel) leave() {
 }
 
 // end is called when the loop has closed its end. What it has written still goes
-// out, if the peer takes it within patience.
+// out, if the peer takes it within patience. A deadline would not do: tls.Conn moves
+// it to say its last word.
 func (t *tunnel) end(patience time.Duration) {
-	t.ended.Do(func() { _ = t.peer.NetConn().SetDeadline(time.Now().Add(patience)) })
+	t.ended.Do(func() { time.AfterFunc(patience, func() { _ = t.peer.NetConn().Close() }) })
 }
 
 // abandon closes a tunnel that no loop has taken.
