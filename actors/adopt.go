@@ -189,7 +189,7 @@ func (c *core) finishAdoption(now time.Time, ad *adoption) {
 		}
 		return
 	}
-	c.brought = append(c.brought, s)
+	c.hasBrought(s)
 	answer := &wire.Adopted{}
 	for _, part := range ad.got {
 		answer.Regions = append(answer.Regions, wire.AdoptedRegion{Region: part.region, Name: part.name})
@@ -334,6 +334,25 @@ func (c *core) halfAdopted(now time.Time, l *edgeLane) {
 	c.maybeEnd(now, l)
 }
 
+// hasBrought remembers a session for settleAbandoned. To ask for each whether it
+// lives costs a system call: that is done when there are twice as many as the last
+// time.
+func (c *core) hasBrought(s *session) {
+	if len(c.brought) >= c.broughtMax {
+		c.forgetEnded()
+		c.broughtMax = 2*len(c.brought) + broughtMin
+	}
+	c.brought = append(c.brought, s)
+}
+
+// broughtMin is how many of them there may be in any case.
+const broughtMin = 64
+
+// forgetEnded forgets those whose process has given up its lock.
+func (c *core) forgetEnded() {
+	c.brought = slices.DeleteFunc(c.brought, func(s *session) bool { return !s.joined() && !c.alive(s) })
+}
+
 // processesGone is told when no process is left that has memory of a broker that died
 // and has not come to this one.
 func (c *core) processesGone() {
@@ -351,8 +370,10 @@ func (c *core) settleAbandoned(l *edgeLane) {
 	if l.receiver.sess != nil || l.stage != laneDrained || l.settled || !c.deadGone || !slices.Contains(c.dead, l.origin) {
 		return
 	}
-	c.brought = slices.DeleteFunc(c.brought, func(s *session) bool { return !s.joined() && !c.alive(s) })
-	if !slices.ContainsFunc(c.brought, func(s *session) bool { return s.node == l.edge.node }) {
+	c.forgetEnded()
+	// By name: a reload may have put another node in the place of one that it had removed.
+	of := l.edge.node
+	if !slices.ContainsFunc(c.brought, func(s *session) bool { return s.node.id == of.id && s.node.flow.name == of.flow.name }) {
 		l.settled = true
 		c.tellSender(l)
 	}

@@ -42,23 +42,24 @@ type core struct {
 	claims    map[wire.RegionID]*adoptPart // what the pool is taking over
 	// Of brokers that died: see RouterDeps. brought are the sessions that have
 	// brought something, also those that have left.
-	dead      []string
-	deadGone  bool
-	brought   []*session
-	retryAt   time.Time // when to ask again for denied memory; zero: none was
-	timers    timerHeap
-	stock     stock
-	dirty     []*session
-	windows   []*output // whose window may have grown since the last flush
-	poolOut   []poolRequest
-	parseOut  []parseRequest
-	statusFor []statusRequest // waiting for the pool's sums
-	counters  wire.Counters
-	started   time.Time
-	idle      bool      // no message since the last tick
-	active    time.Time // the last tick with a message before it
-	rotated   time.Time // when the latencies were
-	draining  bool
+	dead       []string
+	deadGone   bool
+	brought    []*session
+	broughtMax int       // how many there may be before it is looked who has ended
+	retryAt    time.Time // when to ask again for denied memory; zero: none was
+	timers     timerHeap
+	stock      stock
+	dirty      []*session
+	windows    []*output // whose window may have grown since the last flush
+	poolOut    []poolRequest
+	parseOut   []parseRequest
+	statusFor  []statusRequest // waiting for the pool's sums
+	counters   wire.Counters
+	started    time.Time
+	idle       bool      // no message since the last tick
+	active     time.Time // the last tick with a message before it
+	rotated    time.Time // when the latencies were
+	draining   bool
 	// lanesActive says that a lane was in use at the last tick.
 	lanesActive bool
 	evacuations []pendingEvacuation // not logged yet

@@ -514,3 +514,19 @@ func BenchmarkCore(b *testing.B) {
 		})
 	}
 }
+
+// Nodes that bring something and leave, again and again, are forgotten when their
+// processes have ended.
+func TestBroughtIsForgotten(t *testing.T) {
+	w := newWorld(t)
+	w.start("test", true)
+	w.play("flow f", "nodes:\n  - id: r\n    outputs: [o]\n")
+	for id := range 10 * broughtMin {
+		w.play(fmt.Sprintf("join %d r adopting", id+1), "")
+		w.play(fmt.Sprintf("adopt %d", id+1), "")
+		w.play(fmt.Sprintf("close %d", id+1), "")
+	}
+	if n := len(w.core.brought); n == 0 || n > 2*broughtMin {
+		t.Errorf("%d sessions are remembered", n)
+	}
+}
