@@ -49,44 +49,63 @@ func (s *session) chargeInput() {
 	}
 }
 
+// share is what one connection has of the buffers.
+type share struct {
+	s       *session
+	in, out uint64
+}
+
+func (s share) bytes() uint64 { return s.in + s.out }
+
 // relieve cuts off those that take most of the buffers, until the rest is within
-// the limit. It takes a moment until the memory of those is free; they are not
-// counted any more, or all others would follow them.
+// the limit. Connections that have not done their handshake count as one, so that
+// nobody can have others cut off by having many of them. It takes a moment until the
+// memory of those is free; they are not counted any more, or all others would follow
+// them.
 func (m *minder) relieve(now time.Time) {
-	type share struct {
-		s       *session
-		in, out uint64
-	}
-	var shares []share
-	held := uint64(0)
+	var known, strangers []share
+	var held, strange uint64
 	m.sessions = m.srv.snapshot(m.sessions[:0])
 	for _, s := range m.sessions {
 		state := s.out.look(false)
-		if state.ended {
-			continue
-		}
 		one := share{s, uint64(s.inBytes.Load()), state.queued}
-		if one.in+one.out > 0 {
-			shares = append(shares, one)
-			held += one.in + one.out
+		switch {
+		case state.ended || one.bytes() == 0:
+			continue
+		case s.established.Load():
+			known = append(known, one)
+		default:
+			strangers = append(strangers, one)
+			strange += one.bytes()
 		}
+		held += one.bytes()
 	}
 	clear(m.sessions)
-	slices.SortFunc(shares, func(a, b share) int { return cmp.Compare(b.in+b.out, a.in+a.out) })
-	for _, one := range shares {
-		if held <= m.srv.buffers.bytesMax {
-			return
+	mostFirst := func(a, b share) int { return cmp.Compare(b.bytes(), a.bytes()) }
+	slices.SortFunc(known, mostFirst)
+	slices.SortFunc(strangers, mostFirst)
+	for held > m.srv.buffers.bytesMax {
+		var one share
+		if len(known) == 0 || len(strangers) > 0 && strange >= known[0].bytes() {
+			one, strangers = strangers[0], strangers[1:]
+			strange -= one.bytes()
+		} else {
+			one, known = known[0], known[1:]
 		}
-		held -= one.in + one.out
-		one.s.ended.Store(true)
-		m.srv.counters.greedy.Add(1)
-		if lines, ok := m.srv.failures.allow(now); ok {
-			m.srv.reports.write(zap.WarnLevel, "connection cut off: the buffers of all connections are full, and it has the most", one.s.fields(
-				zap.String("code", wire.CodeQuota.String()), zap.Uint64("inbound_bytes", one.in), zap.Uint64("outbound_bytes", one.out),
-				zap.Uint64("limit_bytes", m.srv.buffers.bytesMax), zap.Uint64("lines_suppressed", lines))...)
-		}
-		one.s.out.cut(errGreedy)
+		held -= one.bytes()
+		m.cutGreedy(now, one)
 	}
+}
+
+func (m *minder) cutGreedy(now time.Time, one share) {
+	one.s.ended.Store(true)
+	m.srv.counters.greedy.Add(1)
+	if lines, ok := m.srv.failures.allow(now); ok {
+		m.srv.reports.write(zap.WarnLevel, "connection cut off: the buffers of all connections are full, and it has the most", one.s.fields(
+			zap.String("code", wire.CodeQuota.String()), zap.Uint64("inbound_bytes", one.in), zap.Uint64("outbound_bytes", one.out),
+			zap.Uint64("limit_bytes", m.srv.buffers.bytesMax), zap.Uint64("lines_suppressed", lines))...)
+	}
+	one.s.out.cut(errGreedy)
 }
 
 // errGreedy is why relieve ends a connection. What waits for it is dropped as if

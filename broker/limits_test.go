@@ -250,3 +250,33 @@ func TestBuffersMax(t *testing.T) {
 	bystander.send(&wire.Ping{Nonce: 4})
 	until[*wire.Pong](bystander)
 }
+
+// Those who have not done their handshake do not have one cut off who has, however
+// many they are and however little each of them has.
+func TestBuffersMaxOfStrangers(t *testing.T) {
+	const frame, limit = 1 << 20, 4 << 20
+	tb := startBroker(t, func(cfg *Config) {
+		cfg.FrameBytesMax, cfg.BuffersBytesMax, cfg.HandshakeTimeout = frame, limit, 2*patience
+	})
+	camera := tb.join("camera")
+	long := frameBytes(&wire.Publish{Seq: 1, Length: frame / 2, Payload: make([]byte, frame/2)})
+	if _, err := camera.Write(long[:len(long)-1]); err != nil {
+		t.Fatal(err)
+	}
+	held := func() int64 { return tb.running().srv.buffers.held.Load() }
+	eventually(t, "the beginning of its frame is there", func() bool { return held() >= frame/2 })
+	const hello = wire.HandshakeFrameBytesMax
+	for range 2 * limit / hello {
+		p := tb.dial()
+		if _, err := p.Write(append(binary.LittleEndian.AppendUint64(nil, hello), make([]byte, hello-100)...)); err != nil {
+			t.Log(err) // cut off already
+		}
+	}
+	eventually(t, "some are cut off", func() bool { return tb.connectionCounters().Greedy > 0 })
+	eventually(t, "the rest is within the limit", func() bool { return held() <= limit })
+	if _, err := camera.Write(long[len(long)-1:]); err != nil {
+		t.Fatal(err)
+	}
+	camera.send(&wire.Ping{Nonce: 1})
+	until[*wire.Pong](camera)
+}
