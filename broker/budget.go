@@ -11,6 +11,7 @@ const filesReserve = 64
 type fileBudget struct {
 	connections int
 	regions     int
+	handshakes  int // of TLS
 }
 
 // shareFiles lowers what was configured to what the limit allows, so that
@@ -30,4 +31,13 @@ func shareFiles(limit, open, connections, regions, filesPerRegion, filesPerConne
 	}
 	b.connections = min(connections, max(1, left/filesPerConnection))
 	return b, nil
+}
+
+// shareOfHandshakes is the part of the files that TLS handshakes may have, one in so
+// many: they come before a connection counts, and from anybody.
+const shareOfHandshakes = 8
+
+// handshakeFiles is how many TLS handshakes may be under way.
+func handshakeFiles(limit, open int) int {
+	return min(tlsHandshakesMax, max(1, (limit-open-filesReserve)/shareOfHandshakes))
 }

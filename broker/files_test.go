@@ -3,8 +3,11 @@ package broker
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -23,17 +26,47 @@ func TestShareFiles(t *testing.T) {
 		want                                         fileBudget
 		fails                                        bool
 	}{
-		{math.MaxInt, 10, 4096, 4096, 2, fileBudget{4096, 4096}, false},
-		{20_000, 10, 4096, 4096, 2, fileBudget{4096, 4096}, false},
-		{1024, 10, 4096, 4096, 2, fileBudget{476, 237}, false},
-		{1024, 10, 100, 50, 2, fileBudget{100, 50}, false},
-		{1024, 10, 4096, 4096, 0, fileBudget{950, 4096}, false},
+		{math.MaxInt, 10, 4096, 4096, 2, fileBudget{connections: 4096, regions: 4096}, false},
+		{20_000, 10, 4096, 4096, 2, fileBudget{connections: 4096, regions: 4096}, false},
+		{1024, 10, 4096, 4096, 2, fileBudget{connections: 476, regions: 237}, false},
+		{1024, 10, 100, 50, 2, fileBudget{connections: 100, regions: 50}, false},
+		{1024, 10, 4096, 4096, 0, fileBudget{connections: 950, regions: 4096}, false},
 		{80, 10, 4096, 4096, 2, fileBudget{}, true},
 	} {
 		got, err := shareFiles(c.limit, c.open, c.connections, c.regions, c.perRegion, 1)
 		if got != c.want || (err != nil) != c.fails {
 			t.Errorf("%+v: %+v, %v", c, got, err)
 		}
+	}
+}
+
+func TestHandshakeFiles(t *testing.T) {
+	for _, c := range []struct{ limit, open, want int }{
+		{math.MaxInt, 10, tlsHandshakesMax}, {20_000, 10, tlsHandshakesMax}, {1024, 10, 118}, {256, 16, 22}, {64, 10, 1},
+	} {
+		if got := handshakeFiles(c.limit, c.open); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+}
+
+// No more handshakes are under way than there are files for.
+func TestHandshakesMax(t *testing.T) {
+	h := handshakes{max: 2}
+	begin := func(at time.Time) *pendingHandshake {
+		conn, _ := net.Pipe()
+		return h.begin(conn, at)
+	}
+	now := time.Now()
+	first, second := begin(now), begin(now.Add(time.Millisecond))
+	if first == nil || second == nil || begin(now.Add(strangerSafe-1)) != nil {
+		t.Fatal("not two of them")
+	}
+	if begin(now.Add(strangerSafe)) == nil || len(h.waiting) != 2 || h.waiting[0] != second {
+		t.Error("the oldest has not made room")
+	}
+	if _, err := first.conn.Write([]byte{0}); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("the oldest is still open: %v", err)
 	}
 }
 

@@ -20,6 +20,7 @@ const tlsHandshakesMax = 256
 
 // handshakes are the connections that are in their TLS handshake.
 type handshakes struct {
+	max     int // tlsHandshakesMax, or less; does not change
 	running sync.WaitGroup
 
 	mu      sync.Mutex
@@ -40,7 +41,7 @@ func (h *handshakes) begin(conn net.Conn, now time.Time) *pendingHandshake {
 	if h.stopped {
 		return nil
 	}
-	if len(h.waiting) >= tlsHandshakesMax {
+	if len(h.waiting) >= h.max {
 		oldest := h.waiting[0]
 		if now.Sub(oldest.began) < strangerSafe {
 			return nil

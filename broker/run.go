@@ -72,10 +72,16 @@ func (b *Broker) Run(ctx context.Context) error {
 // down again.
 func (b *Broker) start(p *parts) (err error) {
 	limit, open := fileLimits()
+	handshakes := 0
+	if b.cfg.TLS != nil {
+		handshakes = handshakeFiles(limit, open)
+		open += handshakes
+	}
 	budget, err := shareFiles(limit, open, b.cfg.ConnectionsMax, b.cfg.RegionsMax, b.filesPerRegion(), b.filesPerConnection())
 	if err != nil {
 		return err
 	}
+	budget.handshakes = handshakes
 	if budget.connections < b.cfg.ConnectionsMax || budget.regions < b.cfg.RegionsMax {
 		b.log.Info("limits lowered to what the limit of open files allows",
 			zap.Int("open_files_limit", limit), zap.Int("connections_max", budget.connections),
@@ -157,6 +163,7 @@ func (b *Broker) startSockets(p *parts, listener net.Listener, budget fileBudget
 	if err != nil {
 		return err
 	}
+	acceptor.handshakes.max = budget.handshakes
 	p.acceptor = acceptor
 	p.minder = newMinder(p.srv, acceptor, p.giveUp)
 	go p.minder.run()
