@@ -109,6 +109,7 @@ func (w *world) gauge() *gauge {
 		return n["RssAnon"], len(f), n["Threads"]
 	}
 	g.rss0, g.files0, _ = look()
+	g.rss, g.files = g.rss0, g.files0
 	g.done.Go(func() {
 		for {
 			begun := time.Now()
