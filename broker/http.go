@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +22,10 @@ import (
 // counts as stuck.
 const livenessTimeout = time.Second
 
+// httpConnectionsMax bounds the connections to the HTTP server, which anybody who
+// reaches it may open: they take files of filesReserve.
+const httpConnectionsMax = 20
+
 // statusSource is what the HTTP server shows.
 type statusSource interface {
 	Status(ctx context.Context) (wire.Status, error)
@@ -33,7 +38,20 @@ type statusSource interface {
 type web struct {
 	server   *http.Server
 	listener net.Listener
+	open     atomic.Int64 // connections
 	ended    chan struct{}
+}
+
+// connected closes a connection at once that is one too many.
+func (w *web) connected(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		if w.open.Add(1) > httpConnectionsMax {
+			_ = conn.Close()
+		}
+	case http.StateClosed:
+		w.open.Add(-1)
+	}
 }
 
 func startWeb(addr string, source statusSource, log *zap.Logger) (*web, error) {
@@ -58,6 +76,7 @@ func startWeb(addr string, source statusSource, log *zap.Logger) (*web, error) {
 			ErrorLog:          errorLog,
 		},
 	}
+	w.server.ConnState = w.connected
 	go func() {
 		defer close(w.ended)
 		if err := w.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

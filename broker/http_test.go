@@ -166,6 +166,7 @@ func TestLimitsAreDocumented(t *testing.T) {
 		fmt.Sprintf("| tokens in a frame, items in a frame | %d |", max(wire.TokensMax, wire.ItemsMax)),
 		fmt.Sprintf("| depth of nesting in a frame | %d |", wire.NestingMax),
 		fmt.Sprintf("| TLS handshakes at a time | %d |", tlsHandshakesMax),
+		fmt.Sprintf("| connections to HTTP | %d |", httpConnectionsMax),
 		fmt.Sprintf("| wrong tokens of one address | %d at once, %d a second |", wrongTokensBurst, wrongTokensPerSecond),
 		fmt.Sprintf("| addresses whose wrong tokens are remembered | %d |", suspectsMax),
 		fmt.Sprintf("within %d ms is pushed out", strangerSafe.Milliseconds()),
@@ -187,4 +188,36 @@ func TestLimitsAreDocumented(t *testing.T) {
 			t.Errorf("not there: %s", row)
 		}
 	}
+}
+
+// Connections to HTTP take files from nobody else, and make room when they end.
+func TestHTTPConnectionsMax(t *testing.T) {
+	tb := startBroker(t, func(cfg *Config) { cfg.HTTP = "127.0.0.1:0" })
+	url := "http://" + tb.running().web.listener.Addr().String() + "/readyz"
+	get := func() (*http.Client, error) { // over a connection of its own, which stays
+		client := &http.Client{Transport: &http.Transport{}}
+		t.Cleanup(client.CloseIdleConnections)
+		resp, err := client.Get(url)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		return client, err
+	}
+	var clients []*http.Client
+	for range httpConnectionsMax {
+		client, err := get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, client)
+	}
+	if _, err := get(); err == nil {
+		t.Error("one more is answered")
+	}
+	clients[0].CloseIdleConnections()
+	eventually(t, "there is room again", func() bool {
+		_, err := get()
+		return err == nil
+	})
 }
