@@ -219,7 +219,7 @@ func (a *acceptor) enroll(conn net.Conn, remote net.Addr, t *tunnel) bool {
 		// What is said into this end of the pair comes out of TLS at the peer's.
 		told := a.refuse(conn, remote, wire.Errorf(wire.CodeTooManyConnections, "there are %d connections, which is the limit", n))
 		if told {
-			t.end(2 * refusalTimeout)
+			t.end(refusalTimeout) // with it, the place of the refusal
 		}
 		return told
 	}

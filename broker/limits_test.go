@@ -211,9 +211,7 @@ func TestBuffersMax(t *testing.T) {
 		t.Fatal(err)
 	}
 	until[*wire.Pong](bystander)
-	if len(tb.linesWith("code", "quota")) == 0 {
-		t.Error("nothing is in the log")
-	}
+	eventually(t, "it is in the log", func() bool { return len(tb.linesWith("code", "quota")) > 0 })
 	for _, p := range greedy {
 		p.Close()
 	}

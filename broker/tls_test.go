@@ -134,6 +134,7 @@ func TestTLS(t *testing.T) {
 	if state := camera.Conn.(*tls.Conn).ConnectionState(); state.Version != tls.VersionTLS13 {
 		t.Errorf("version %x", state.Version)
 	}
+	eventually(t, "the refusal is logged", func() bool { return len(tb.linesWith("code", "not_yours")) > 0 })
 	line := tb.linesWith("code", "not_yours")[0].ContextMap()
 	if line["remote_addr"] != camera.LocalAddr().String() {
 		t.Errorf("logged as %v", line["remote_addr"])

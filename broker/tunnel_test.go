@@ -26,7 +26,7 @@ func TestTLSEndsWithoutReader(t *testing.T) {
 
 // Those who are not let in take no descriptors beyond those of a few that are told.
 func TestTLSRefusalsAreFew(t *testing.T) {
-	const many = 100
+	const many = 200
 	tb, a := secret(t, func(cfg *Config) { cfg.ConnectionsMax = 1 })
 	tb.joinTLS("camera", a)
 	before := openFiles(t)
@@ -53,7 +53,8 @@ func TestTLSRefusalsAreFew(t *testing.T) {
 			eventually(t, "it is refused", func() bool { return tb.connectionCounters().Refused > refused+i })
 			most = max(most, openFiles(t)-before-ours)
 		}
-		if limit := refusalsMax*tunnelFiles + 20; most > limit {
+		// Twice as many: what is over may take a moment to close.
+		if limit := 2*refusalsMax*tunnelFiles + 20; most > limit {
 			t.Errorf("%s: %d refused connections have %d descriptors at a time, the limit is %d", name, many, most, limit)
 		}
 		before += ours
