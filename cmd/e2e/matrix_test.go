@@ -153,6 +153,9 @@ func matrixRounds(t *testing.T) int {
 }
 
 func TestFailureMatrix(t *testing.T) {
+	if raceDetector {
+		t.Skip("too long under the race detector; the other tests run the same code in the same programs")
+	}
 	t.Parallel()
 	begun := time.Now()
 	var cells []cell

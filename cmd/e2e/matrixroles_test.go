@@ -88,7 +88,11 @@ const (
 	evacuated   = "message evacuated"
 )
 
-const silentNode = "node does not answer; it is on this machine, so it is left alone"
+const (
+	silentNode = "node does not answer; it is on this machine, so it is left alone"
+	// livesOn is said of a process that takes its time to end, too.
+	livesOn = "node's process lives on without a connection; what it holds stays out of use until it ends or lets go"
+)
 
 // back waits until a node has lost its connection, and has another one.
 func (s *stage) back(id string) {

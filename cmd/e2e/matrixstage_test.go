@@ -290,7 +290,7 @@ func (s *stage) lines() string {
 			case e.text("logger") == "drop", e.msg() == "edge path", e.msg() == "node joined", e.msg() == filler,
 				// How long it takes is chance:
 				e.msg() == heldTooLong && s.cell.event != eventStop, e.msg() == evacuated && s.cell.event != eventBlock,
-				e.msg() == silentNode && s.cell.event != eventStop,
+				e.msg() == silentNode && s.cell.event != eventStop, e.msg() == livesOn,
 
 				e.msg() == "starting", e.msg() == "listening", e.msg() == "dataflow loaded", e.msg() == "limits lowered to what the limit of open files allows":
 				continue

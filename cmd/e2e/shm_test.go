@@ -195,7 +195,7 @@ func TestShmFileSystems(t *testing.T) {
 	}{
 		{"container", "size=64m", "", "/dev/shm has 64 MB, as in a container", shmOfContainer},
 		{"tiny", "size=1m", "", "/dev/shm has 1 MB", shmTiny},
-		{"nearly_full", "size=64m", fillShm + "; truncate -s -32K /dev/shm/filler", "/dev/shm is nearly full when brokerd starts", shmNearlyFull},
+		{"nearly_full", "size=64m", fillShm + "; truncate -s -24K /dev/shm/filler", "/dev/shm is nearly full when brokerd starts", shmNearlyFull},
 		{"full", "size=64m", fillShm, "/dev/shm is full when brokerd starts", shmNone("shared memory file system is full")},
 		{"read_only", "size=64m,ro", "", "/dev/shm is read-only", shmNone("read-only file system")},
 		{"no_files", "size=64m,nr_inodes=1", "", "/dev/shm may have no file", shmNone("nr_inodes")},
