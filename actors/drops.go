@@ -27,7 +27,7 @@ type dropCount struct {
 // that after a crash of the broker the next one does not log them again.
 type laneConfirm struct {
 	keeper *lane.Keeper
-	total  uint64
+	count  uint64
 }
 
 // dropInterval is the least time between two log lines of one edge and reason.
@@ -94,16 +94,16 @@ func (l *dropLedger) add(e *edge, p path, reason wire.DropReason, d dropped) {
 	}
 }
 
-// confirm has keeper told of total once what was added is in the log.
-func (l *dropLedger) confirm(e *edge, reason wire.DropReason, keeper *lane.Keeper, total uint64) {
+// confirm has keeper told once so many drops that were added are in the log.
+func (l *dropLedger) confirm(e *edge, reason wire.DropReason, keeper *lane.Keeper, count uint64) {
 	c := &e.drops[pathLane][reason]
 	for i := range c.confirms {
 		if c.confirms[i].keeper == keeper {
-			c.confirms[i].total = total
+			c.confirms[i].count += count
 			return
 		}
 	}
-	c.confirms = append(c.confirms, laneConfirm{keeper, total})
+	c.confirms = append(c.confirms, laneConfirm{keeper, count})
 }
 
 // take returns what is to be called when a record of c has been written.
@@ -114,7 +114,7 @@ func (c *dropCount) take() (written func()) {
 	confirms := c.confirms
 	return func() {
 		for _, x := range confirms {
-			x.keeper.Confirm(x.total)
+			x.keeper.Confirm(x.count)
 		}
 	}
 }

@@ -80,8 +80,8 @@ func (c *core) count(l *edgeLane) {
 }
 
 // laneDrops enters messages that a lane's counters have as evicted or withdrawn.
-// total is what the lane's memory is told once the log has them.
-func (c *core) laneDrops(l *edgeLane, reason wire.DropReason, d dropped, total uint64) {
+// The lane's memory is told once the log has them.
+func (c *core) laneDrops(l *edgeLane, reason wire.DropReason, d dropped) {
 	if d.seqLast < d.seqFirst { // written by the sender, who may be damaged
 		d.seqLast = d.seqFirst
 	}
@@ -106,14 +106,14 @@ func (c *core) laneDrops(l *edgeLane, reason wire.DropReason, d dropped, total u
 	l.edge.stats.unlogged -= d.count
 	d.sender = l.sender.sess.connID()
 	c.drops.add(l.edge, pathLane, reason, d)
-	c.drops.confirm(l.edge, reason, l.keeper, total)
+	c.drops.confirm(l.edge, reason, l.keeper, d.count)
 }
 
 // fullDrops enters what found the lane's queue full.
 func (c *core) fullDrops(now time.Time, l *edgeLane, d lane.Drops) {
 	c.laneDrops(l, wire.DropQueueFull, dropped{
 		count: d.Count, bytes: d.Bytes, seqFirst: d.SeqFirst, seqLast: d.SeqLast, age: ageOf(now, d.OldestNS),
-	}, d.Total)
+	})
 }
 
 // ageOf is the age of a message by its sender's clock, which may say anything;

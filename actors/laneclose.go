@@ -77,7 +77,7 @@ func (c *core) cutLane(now time.Time, l *edgeLane, drop wire.DropReason, reason 
 		c.laneDrops(l, drop, dropped{
 			count: uint64(w.Count), bytes: w.Bytes, seqFirst: w.SeqFirst, seqLast: w.SeqLast,
 			age: ageOf(now, w.OldestNS),
-		}, w.Total)
+		})
 	}
 	c.laneOver(now, l)
 }

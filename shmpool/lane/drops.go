@@ -26,13 +26,7 @@ func (k *Keeper) Drops() (d Drops, ok bool, err error) {
 		k.unread = false
 		k.note(k.window - 1)
 	}
-	count := k.turned
-	if count > 0 {
-		// What was dropped after the count and before the turn is noted with it: told
-		// with the next ones, it would be a count without numbers.
-		count = max(count, min(k.noted.Count, c.Evicted+c.Refused-k.reported))
-	}
-	d, ok = k.tell(count)
+	d, ok = k.tell(k.due(c.Evicted + c.Refused - k.reported))
 	if k.turned = c.Evicted + c.Refused - k.reported; k.turned > 0 {
 		k.window++
 		k.unread = true
@@ -72,22 +66,88 @@ func (k *Keeper) lastDrops() (count uint64) {
 	return c.Evicted + c.Refused - k.reported
 }
 
+// due returns how many of the drops that were not told are to be told now.
+func (k *Keeper) due(untold uint64) uint64 {
+	due := k.turned
+	if due == 0 {
+		return 0
+	}
+	// What was dropped after the count and before the turn is noted with it: told
+	// with the next ones, it would be a count without numbers.
+	due = max(due, min(k.noted.Count, untold))
+	// And what was counted and not noted yet would have the numbers of others. Its
+	// producer has until the next look; if it is stopped or dead, it goes without.
+	late := due - min(due, k.noted.Count)
+	k.late = late - min(late, k.late)
+	return due - k.late
+}
+
 // note adds a window to what is to be told.
 func (k *Keeper) note(number uint64) {
 	d, ok := readWindow(k.words, number)
 	if !ok {
 		return
 	}
-	n := &k.noted
-	if n.Count == 0 {
-		*n = d
-		return
+	if number != k.read { // else the router before this one has died just here
+		k.read = number
+		k.noted.merge(d)
+		k.keepNoted()
 	}
-	n.Count += d.Count
-	n.Bytes += d.Bytes
-	n.SeqFirst = min(n.SeqFirst, d.SeqFirst)
-	n.SeqLast = max(n.SeqLast, d.SeqLast)
-	n.OldestNS = min(n.OldestNS, d.OldestNS)
+	closeWindow(k.words, number)
+}
+
+// merge adds drops of the same lane.
+func (d *Drops) merge(more Drops) {
+	d.Count += more.Count
+	d.Bytes += more.Bytes
+	switch {
+	case more.SeqLast == 0: // nobody knows
+	case d.SeqLast == 0:
+		d.SeqFirst, d.SeqLast, d.OldestNS = more.SeqFirst, more.SeqLast, more.OldestNS
+	default:
+		d.SeqFirst = min(d.SeqFirst, more.SeqFirst)
+		d.SeqLast = max(d.SeqLast, more.SeqLast)
+		d.OldestNS = min(d.OldestNS, more.OldestNS)
+	}
+}
+
+// keepNoted writes into the lane what has been read from windows and is not in
+// the log: a router after this one knows it from there. While it is written its
+// number is 0. Who dies then leaves a window that is still to be read, or a line
+// in the log that nobody needs to repeat: only bytes can be wrong.
+func (k *Keeper) keepNoted() {
+	d := k.told
+	d.merge(k.noted)
+	for _, w := range [...]struct {
+		at    uint
+		value uint64
+	}{
+		{windowNumber, 0},
+		{windowCount, d.Count},
+		{windowBytes, d.Bytes},
+		{windowSeqFirst, uint64(d.SeqFirst)},
+		{windowSeqLast, uint64(d.SeqLast)},
+		{windowOldest, uint64(d.OldestNS)},
+		{windowNumber, k.read},
+	} {
+		point(opKeep)
+		atomic.StoreUint64(&k.words[notedWord+w.at], w.value)
+	}
+}
+
+// loadNoted goes on with what a router before this one had read and not logged.
+func (k *Keeper) loadNoted() {
+	if c, err := k.count(); err != nil || c.Evicted+c.Refused == k.logged {
+		return // it died when the log had all, before it could say so here
+	}
+	k.read = atomic.LoadUint64(&k.words[notedWord+windowNumber])
+	k.noted = loadDrops(k.words, notedWord)
+	if k.read == 0 {
+		k.noted.Count = 0
+	}
+	if k.noted.SeqFirst == 0 { // half written: the other half was 0, or is to become it
+		k.noted.SeqLast = 0
+	}
 }
 
 // tell returns so many drops, with what is noted of them.
@@ -98,24 +158,17 @@ func (k *Keeper) tell(count uint64) (Drops, bool) {
 	d := k.noted
 	k.noted = Drops{}
 	k.reported += count
-	d.Count, d.Total = count, k.reported
+	d.Count = count
 	k.bound(&d)
+	k.seqLast = max(k.seqLast, d.SeqLast)
+	k.told.merge(d)
 	return d, true
 }
 
-// bound makes the numbers of the messages fit their count. What a broker or a
-// producer that died had not told of them is gone; but messages are evicted in
-// their order, so they were before the one that is the oldest now.
+// bound makes the numbers of the messages fit their count.
 func (k *Keeper) bound(d *Drops) {
 	if d.SeqLast == 0 && k.words != nil {
-		defer guardQuiet(debug.SetPanicOnFault(true))
-		at := k.last.Pushed - uint64(k.last.Queued)
-		if k.last.Queued == 0 && at > 0 {
-			at--
-		}
-		entry := entriesWord + entryWords*uint(uint32(at)&(Capacity(k.cfg.QueueSize)-1))
-		next := wire.Seq(atomic.LoadUint64(&k.words[entry+entrySeq]))
-		d.SeqLast = max(next, 2) - 1
+		d.SeqLast = k.guess(d.Count)
 		d.SeqFirst = d.SeqLast
 	}
 	if d.SeqLast > 0 && (d.SeqLast < d.SeqFirst || d.Count-1 > uint64(d.SeqLast-d.SeqFirst)) {
@@ -123,19 +176,48 @@ func (k *Keeper) bound(d *Drops) {
 	}
 }
 
-// Confirm says that the log has the drops up to Total: a router after this one
-// goes on from there. It may be called from any goroutine, and after Release,
-// when it does nothing.
-func (k *Keeper) Confirm(total uint64) {
+// guess returns the number of the last of so many drops that nobody has noted,
+// because their producer is dead or was stopped: 0 if there is nothing to go by.
+func (k *Keeper) guess(count uint64) (last wire.Seq) {
+	defer guardQuiet(debug.SetPanicOnFault(true))
+	if d, ok := readWindow(k.words, k.window); ok && d.SeqFirst > 0 {
+		return d.SeqFirst - 1 // a lane drops in the order of numbers
+	}
+	seqAt := func(position uint64) wire.Seq {
+		entry := entryAt(k.words, uint32(position)&(Capacity(k.cfg.QueueSize)-1))
+		return wire.Seq(atomic.LoadUint64(&entry[entrySeq]))
+	}
+	switch c := &k.last; {
+	case k.cfg.Policy == wire.PolicyDropNewest && c.Pushed == 0:
+		return k.seqLast + wire.Seq(count)
+	case k.cfg.Policy == wire.PolicyDropNewest:
+		return max(seqAt(c.Pushed-1), k.seqLast) + wire.Seq(count)
+	case c.Queued > 0:
+		return max(seqAt(c.Pushed-uint64(c.Queued)), 2) - 1
+	case c.Pushed > 0:
+		return max(seqAt(c.Pushed-1), 2) - 1
+	}
+	return 0
+}
+
+// Confirm says that the log has so many of the drops that were told: a router
+// after this one goes on from there. It may be called from any goroutine, and after
+// Release, when it does nothing.
+func (k *Keeper) Confirm(count uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.words == nil || total <= k.logged {
+	count = min(count, k.reported-k.logged)
+	if k.words == nil || count == 0 {
 		return
 	}
-	k.logged = total
+	k.logged += count
+	if k.told.Count -= min(count, k.told.Count); k.logged == k.reported {
+		k.told = Drops{}
+	}
 	defer guardQuiet(debug.SetPanicOnFault(true))
 	point(opKeep)
-	atomic.StoreUint64(&k.words[loggedWord], total)
+	atomic.StoreUint64(&k.words[loggedWord], k.logged)
+	k.keepNoted()
 }
 
 // Release gives the memory back, and calls the function that NewKeeper was given.

@@ -126,7 +126,7 @@ func (h *hostile) keep() {
 	if ok != (d.Count > 0) {
 		h.tb.Fatalf("drops: %+v, %v", d, ok)
 	}
-	h.keeper.Confirm(d.Total)
+	h.keeper.Confirm(d.Count)
 	_ = h.keeper.Close()
 	if w, err := h.keeper.Cut(); err == nil && w.Count > h.cfg.QueueSize {
 		h.tb.Fatalf("%d withdrawn", w.Count)

@@ -29,8 +29,7 @@ type Drops struct {
 	Bytes    uint64
 	SeqFirst wire.Seq
 	SeqLast  wire.Seq
-	OldestNS int64  // Unix nanoseconds, the sender's clock: of the oldest one
-	Total    uint64 // for Confirm
+	OldestNS int64 // Unix nanoseconds, the sender's clock: of the oldest one
 }
 
 // Withdrawn is what Cut took back from a lane.
@@ -41,7 +40,6 @@ type Withdrawn struct {
 	SeqFirst wire.Seq
 	SeqLast  wire.Seq
 	OldestNS int64
-	Total    uint64 // for Confirm
 }
 
 // countersTriesMax bounds how often the keeper looks for a moment in which the
@@ -60,9 +58,13 @@ type Keeper struct {
 	window   uint64 // number of the current drop window
 	turned   uint64 // drops up to its start that are not told yet
 	unread   bool   // the window before it is still to be read
+	read     uint64 // number of the last window that was read
 	noted    Drops  // of windows read, not told yet
+	told     Drops  // and not confirmed
+	late     uint64 // drops counted at the last look whose numbers were not noted
+	seqLast  wire.Seq
 	reported uint64 // evicted + refused as told so far
-	logged   uint64 // as confirmed
+	logged   uint64 // of these, as confirmed
 	last     Counters
 }
 
@@ -86,6 +88,7 @@ func (k *Keeper) load() (err error) {
 	k.reported = k.logged
 	// A router before this one may have turned the window, and gone.
 	k.unread = true
+	k.loadNoted()
 	return nil
 }
 
@@ -119,7 +122,7 @@ func (k *Keeper) Close() (err error) {
 
 // Cut closes the lane and takes back what is queued: the consumer is gone, or
 // will find the lane ended. What is withdrawn counts as told; the caller tells
-// the log, and then confirms Total. Errors are as Close's; then nothing is
+// the log, and then confirms it. Errors are as Close's; then nothing is
 // withdrawn.
 func (k *Keeper) Cut() (w Withdrawn, err error) {
 	k.mu.Lock()
@@ -140,7 +143,8 @@ func (k *Keeper) Cut() (w Withdrawn, err error) {
 	// head was moved by someone else.
 	k.sum(&w)
 	k.reported += uint64(c.count)
-	w.Total = k.reported
+	k.told.merge(Drops{Count: uint64(c.count), Bytes: w.Bytes, SeqFirst: w.SeqFirst, SeqLast: w.SeqLast, OldestNS: w.OldestNS})
+	k.keepNoted()
 	return w, nil
 }
 

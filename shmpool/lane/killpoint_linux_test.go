@@ -34,10 +34,10 @@ func killed(t *testing.T, c *process) (numbers []uint64, dead bool) {
 	return numbers, true
 }
 
-// everyStore runs f for every store of a run, until one is survived.
-func everyStore(t *testing.T, f func(t *testing.T, env string) (survived bool)) {
+// everyStore runs f for every store of that kind of a run, until one is survived.
+func everyStore(t *testing.T, kind string, f func(t *testing.T, env string) (survived bool)) {
 	for n := 1; n < killedAtMax; n++ {
-		if f(t, fmt.Sprintf("%s=%d,any", KillAtEnv, n)) {
+		if f(t, fmt.Sprintf("%s=%d,%s", KillAtEnv, n, kind)) {
 			t.Logf("%d stores", n-1)
 			if n < 10 {
 				t.Errorf("only %d stores: they are not counted", n-1)
@@ -58,7 +58,7 @@ func TestKilledProducer(t *testing.T) {
 				continue // it would wait
 			}
 			t.Run(fmt.Sprintf("%v/late=%v", policy, late), func(t *testing.T) {
-				everyStore(t, func(t *testing.T, env string) bool { return killProducer(t, policy, late, env) })
+				everyStore(t, "any", func(t *testing.T, env string) bool { return killProducer(t, policy, late, env) })
 			})
 		}
 	}
@@ -111,7 +111,7 @@ func killProducer(t *testing.T, policy wire.Policy, late bool, env string) (surv
 func TestKilledConsumer(t *testing.T) {
 	for _, policy := range []wire.Policy{wire.PolicyDropOldest, wire.PolicyDropNewest, wire.PolicyBlock} {
 		t.Run(policy.String(), func(t *testing.T) {
-			everyStore(t, func(t *testing.T, env string) bool { return killConsumer(t, policy, env) })
+			everyStore(t, "any", func(t *testing.T, env string) bool { return killConsumer(t, policy, env) })
 		})
 	}
 }
@@ -206,4 +206,53 @@ func waitTaken(t *testing.T, keeper *Keeper, settled chan struct{}) {
 			runtime.Gosched()
 		}
 	}
+}
+
+func TestKilledRouter(t *testing.T) {
+	for _, policy := range []wire.Policy{wire.PolicyDropOldest, wire.PolicyDropNewest} {
+		t.Run(policy.String(), func(t *testing.T) {
+			everyStore(t, "keep", func(t *testing.T, env string) bool { return killRouter(t, policy, env) })
+		})
+	}
+}
+
+// killRouter: the child is router and sender, and dies while it looks for drops or
+// notes that they are logged. So does the router after it, before it has told
+// anything. The log of the first and of the third one have every drop with its
+// number; those that the first was about to note may be in both.
+func killRouter(t *testing.T, policy wire.Policy, env string) (survived bool) {
+	sh := create(t, setup{role: "router", limit: 2, policy: policy, slots: 1, messages: 40})
+	log, dead := killed(t, child(t, sh.setup, env))
+	second := NewKeeper(sh.lane.Words(), sh.config(), nil)
+	if _, ok, err := second.Drops(); ok || err != nil {
+		t.Error("told at the first look", err)
+	}
+	keeper := NewKeeper(sh.lane.Words(), sh.config(), nil)
+	counters, err := keeper.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := wire.Seq(counters.Evicted + counters.Refused)
+	next := wire.Seq(1)
+	if policy == wire.PolicyDropNewest {
+		next, last = 3, last+2
+	}
+	for i := 0; i+2 < len(log); i += 3 {
+		if d := (Drops{Count: log[i], SeqFirst: wire.Seq(log[i+1]), SeqLast: wire.Seq(log[i+2])}); d.SeqFirst != next || uint64(d.SeqLast-d.SeqFirst)+1 != d.Count {
+			t.Errorf("the log has %+v, where it should go on with %d", d, next)
+		}
+		next = wire.Seq(log[i+2]) + 1
+	}
+	d, ok := keeper.Remainder()
+	twice := uint64(0) // in the log, and not noted
+	if n := uint64(last + 1 - next); d.Count > n {
+		twice = d.Count - n
+	}
+	if uint64(last+1-next)+twice != d.Count || twice > 12 || !dead && twice > 0 {
+		t.Errorf("%+v is left, where %d to %d are not in the log", d, next, last)
+	}
+	if ok && (d.SeqLast != last || uint64(d.SeqFirst)+twice > uint64(next) || uint64(d.SeqFirst)+12 < uint64(next)) {
+		t.Errorf("%+v, want %d to %d, and up to 12 before", d, next, last)
+	}
+	return !dead
 }

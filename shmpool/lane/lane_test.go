@@ -177,7 +177,7 @@ func TestCut(t *testing.T) {
 	}
 	r.mustPop(t, 3, 2)
 	w, err := r.keeper.Cut()
-	want := Withdrawn{From: 3, Count: 4, Bytes: 13 + 14 + 15 + 16, SeqFirst: 4, SeqLast: 7, OldestNS: 1004, Total: 4}
+	want := Withdrawn{From: 3, Count: 4, Bytes: 13 + 14 + 15 + 16, SeqFirst: 4, SeqLast: 7, OldestNS: 1004}
 	if err != nil || w != want {
 		t.Fatalf("%+v, %v, want %+v", w, err, want)
 	}
@@ -195,7 +195,7 @@ func TestCut(t *testing.T) {
 	}
 	// What was withdrawn is told; the two evicted before are not.
 	d, ok := r.keeper.Remainder()
-	if !ok || d != (Drops{Count: 2, Bytes: 10 + 11, SeqFirst: 1, SeqLast: 2, OldestNS: 1001, Total: 6}) {
+	if !ok || d != (Drops{Count: 2, Bytes: 10 + 11, SeqFirst: 1, SeqLast: 2, OldestNS: 1001}) {
 		t.Errorf("%+v, %v", d, ok)
 	}
 	if w, err := r.keeper.Cut(); err != nil || w.Count != 0 {
@@ -236,31 +236,125 @@ func TestDrops(t *testing.T) {
 	r.mustPush(t, 12, Pushed) // drops 2
 	expect(Drops{})           // turns
 	r.mustPush(t, 13, Pushed) // drops 3
-	expect(Drops{Count: 2, Bytes: 21, SeqFirst: 1, SeqLast: 2, OldestNS: 1001, Total: 2})
-	expect(Drops{Count: 1, Bytes: 12, SeqFirst: 3, SeqLast: 3, OldestNS: 1003, Total: 3})
+	expect(Drops{Count: 2, Bytes: 21, SeqFirst: 1, SeqLast: 2, OldestNS: 1001})
+	expect(Drops{Count: 1, Bytes: 12, SeqFirst: 3, SeqLast: 3, OldestNS: 1003})
 	expect(Drops{})
 	r.keeper.Confirm(2)
 	r.mustPush(t, 14, Pushed) // drops 4
 	expect(Drops{})
 
-	// Another router finds what was not confirmed, and the details as far as there are
-	// any: the numbers cover the count.
+	// Another router finds what was not confirmed, with its numbers: what was confirmed
+	// meanwhile may be between them.
 	r.keeper = NewKeeper(r.words, r.cfg, nil)
 	r.mustPush(t, 15, Pushed) // drops 5
 	expect(Drops{})
-	expect(Drops{Count: 3, Bytes: 13 + 14, SeqFirst: 3, SeqLast: 5, OldestNS: 1004, Total: 5})
+	expect(Drops{Count: 3, Bytes: 21 + 12 + 13 + 14, SeqFirst: 1, SeqLast: 5, OldestNS: 1001})
+	r.keeper.Confirm(3)
 	r.mustPush(t, 16, Pushed) // drops 6
 	expect(Drops{})           // turns, and dies before it has told
 	r.keeper = NewKeeper(r.words, r.cfg, nil)
-	r.words[windowsWord+windowNumber], r.words[windowsWord+windowWords+windowNumber] = 0, 0
+	expect(Drops{}) // reads, and dies before it has told
+	r.keeper = NewKeeper(r.words, r.cfg, nil)
 	expect(Drops{})
-	expect(Drops{Count: 4, SeqFirst: 3, SeqLast: 6, Total: 6})
-	r.keeper.Confirm(6)
-	r.keeper.Confirm(1) // late
+	expect(Drops{Count: 1, Bytes: 15, SeqFirst: 6, SeqLast: 6, OldestNS: 1006})
+	r.keeper.Confirm(7) // no more than was told
+	r.keeper.Confirm(1)
 	r.keeper = NewKeeper(r.words, r.cfg, nil)
 	expect(Drops{})
 	if d, ok := r.keeper.Remainder(); ok {
 		t.Errorf("%+v", d)
+	}
+}
+
+// TestDropsOfRoutersThatDie: two routers die in a row, the first one with drops in
+// its hands that the log does not have. Whoever tells them has their numbers, and not
+// those of later drops.
+func TestDropsOfRoutersThatDie(t *testing.T) {
+	for _, policy := range []wire.Policy{wire.PolicyDropOldest, wire.PolicyDropNewest} {
+		t.Run(policy.String(), func(t *testing.T) {
+			r := newRig(t, 2, policy)
+			lost := Pushed
+			first := wire.Seq(1)
+			if policy == wire.PolicyDropNewest {
+				lost, first = Refused, 3
+			}
+			look := func(want Drops) {
+				t.Helper()
+				d, _, err := r.keeper.Drops()
+				if want.Count > 0 {
+					want.OldestNS = 1000 + int64(want.SeqFirst)
+				}
+				if err != nil || d != want {
+					t.Errorf("%+v, %v, want %+v", d, err, want)
+				}
+			}
+			drop := func(n int) {
+				for range n {
+					r.mustPush(t, 10, lost)
+				}
+			}
+			r.mustPush(t, 10, Pushed)
+			r.mustPush(t, 10, Pushed)
+			drop(5)
+			look(Drops{})
+			look(Drops{Count: 5, Bytes: 50, SeqFirst: first, SeqLast: first + 4}) // and dies before they are in the log
+
+			// As if it had been about to give the window back.
+			r.words[windowAt(1)+windowNumber] = 1
+			r.words[windowWord] = 2
+			r.keeper = NewKeeper(r.words, r.cfg, nil)
+			look(Drops{})
+			drop(125)
+			look(Drops{Count: 5, Bytes: 50, SeqFirst: first, SeqLast: first + 4})
+			r.keeper.Confirm(5) // dies with 125 counted
+
+			// As if it had been about to write what it has read.
+			r.words[notedWord+windowNumber], r.words[notedWord+windowCount] = 0, 1<<40
+			r.keeper = NewKeeper(r.words, r.cfg, nil)
+			look(Drops{})
+			drop(57)
+			look(Drops{Count: 125, Bytes: 1250, SeqFirst: first + 5, SeqLast: first + 129})
+			look(Drops{Count: 57, Bytes: 570, SeqFirst: first + 130, SeqLast: first + 186})
+			r.keeper.Confirm(125)
+			r.keeper.Confirm(57)
+			if got := r.words[loggedWord]; got != 187 {
+				t.Errorf("%d logged", got)
+			}
+		})
+	}
+}
+
+// TestDropsNotNoted: a producer that is stopped after it has counted a drop and
+// before it has noted its number has until the next look. Then the number is the
+// one that it must have.
+func TestDropsNotNoted(t *testing.T) {
+	for _, policy := range []wire.Policy{wire.PolicyDropOldest, wire.PolicyDropNewest} {
+		t.Run(policy.String(), func(t *testing.T) {
+			r := newRig(t, 2, policy)
+			for range 4 { // drops two
+				_, _, _ = r.push(10)
+			}
+			r.seq++
+			p := r.producer
+			p.op.start(&p.state, &Descriptor{Seq: r.seq, TimeNS: 1000 + int64(r.seq), Length: 10})
+			for p.op.phase != pushLoadWindow { // drops another
+				p.op.step(&p.state, p.words, p.ring)
+			}
+			first := wire.Seq(1)
+			if policy == wire.PolicyDropNewest {
+				first = 3
+			}
+			for _, want := range []Drops{
+				{},
+				{Count: 2, Bytes: 20, SeqFirst: first, SeqLast: first + 1, OldestNS: 1000 + int64(first)},
+				{Count: 1, SeqFirst: first + 2, SeqLast: first + 2},
+				{},
+			} {
+				if d, _, err := r.keeper.Drops(); err != nil || d != want {
+					t.Errorf("%+v, %v, want %+v", d, err, want)
+				}
+			}
+		})
 	}
 }
 
@@ -277,11 +371,11 @@ func TestDropsBetweenCountAndTurn(t *testing.T) {
 	r.keeper.turned -= 2 // as if it had counted before 2 was dropped
 	r.mustPush(t, 10, Pushed)
 	d, ok, err := r.keeper.Drops()
-	if want := (Drops{Count: 3, Bytes: 30, SeqFirst: 1, SeqLast: 3, OldestNS: d.OldestNS, Total: 3}); !ok || err != nil || d != want {
+	if want := (Drops{Count: 3, Bytes: 30, SeqFirst: 1, SeqLast: 3, OldestNS: d.OldestNS}); !ok || err != nil || d != want {
 		t.Errorf("%+v, %v, %v, want %+v", d, ok, err, want)
 	}
 	d, ok, err = r.keeper.Drops()
-	if want := (Drops{Count: 1, Bytes: 10, SeqFirst: 4, SeqLast: 4, OldestNS: d.OldestNS, Total: 4}); !ok || err != nil || d != want {
+	if want := (Drops{Count: 1, Bytes: 10, SeqFirst: 4, SeqLast: 4, OldestNS: d.OldestNS}); !ok || err != nil || d != want {
 		t.Errorf("%+v, %v, %v, want %+v", d, ok, err, want)
 	}
 	// A producer that notes more than it has dropped is not believed.
@@ -290,7 +384,7 @@ func TestDropsBetweenCountAndTurn(t *testing.T) {
 		t.Fatal(ok, err)
 	}
 	r.words[windowAt(r.keeper.window-1)+windowCount] = 1 << 40
-	if d, ok, err := r.keeper.Drops(); d.Count != 1 || d.Total != 5 || !ok || err != nil {
+	if d, ok, err := r.keeper.Drops(); d.Count != 1 || !ok || err != nil {
 		t.Errorf("%+v, %v, %v", d, ok, err)
 	}
 }

@@ -22,9 +22,11 @@ const (
 	// Line 4: the producer's counters.
 	refusedWord = 32
 	failedWord  = 33
-	// Line 5: the router's.
+	// Line 5: the router's. What it has read from windows and the log does not have
+	// has the words of a window.
 	windowWord = 40
 	loggedWord = 41
+	notedWord  = 42
 	// Lines 6 and 7: the drop windows.
 	windowsWord = 48
 	windowWords = 8

@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 
 // setup is what both ends know.
 type setup struct {
-	role     string // of the child: "producer", "consumer"
+	role     string // of the child: "producer", "consumer", "router"
 	prefix   string
 	limit    uint32
 	policy   wire.Policy
@@ -339,7 +339,7 @@ func runChild(line string) error {
 		return err
 	}
 	access := shmpool.ReadLedger
-	if s.role == "producer" {
+	if s.role != "consumer" {
 		access = shmpool.ReadWrite
 	}
 	sh, err := s.open(access)
@@ -347,8 +347,11 @@ func runChild(line string) error {
 		return err
 	}
 	defer func() { _ = sh.close() }()
-	if s.role == "producer" {
+	switch s.role {
+	case "producer":
 		return runProducer(sh)
+	case "router":
+		return runRouter(sh)
 	}
 	return runConsumer(sh)
 }
@@ -373,6 +376,44 @@ func runProducer(sh *shared) error {
 	p.producer.CloseByOwner()
 	p.peer.Ring()
 	fmt.Println(p.evictions, p.refused)
+	return nil
+}
+
+// runRouter looks at a lane that drops, and writes a log of it: count, first and
+// last number of each record. The sender is in the same process: it is done with
+// every drop before the router looks.
+func runRouter(sh *shared) error {
+	p, err := NewProducer(sh.lane.Words(), sh.config())
+	if err != nil {
+		return err
+	}
+	keeper := NewKeeper(sh.lane.Words(), sh.config(), nil)
+	var told []Drops
+	for seq := range uint64(sh.messages) {
+		if v, _, _ := p.Push(&Descriptor{Seq: wire.Seq(seq + 1), TimeNS: 1, Region: payloadID, Length: 8}, seq); v == Corrupt {
+			return ErrCorrupt
+		}
+		if seq%3 > 0 {
+			continue
+		}
+		d, ok, err := keeper.Drops()
+		if err != nil {
+			return err
+		}
+		if ok {
+			told = append(told, d)
+		}
+		if seq%2 == 0 || len(told) == 0 {
+			continue // the log has no time
+		}
+		for _, d := range told {
+			fmt.Println(d.Count, uint64(d.SeqFirst), uint64(d.SeqLast))
+		}
+		for _, d := range told {
+			keeper.Confirm(d.Count)
+		}
+		told = nil
+	}
 	return nil
 }
 

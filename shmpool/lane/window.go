@@ -57,21 +57,28 @@ func (w *window) write(words []uint64, next *uint8) bool {
 // windowAt returns the first word of a window.
 func windowAt(number uint64) uint { return windowsWord + windowWords*uint(number&1) }
 
-// readWindow reads the window of that number, and makes it nobody's, so that its
-// drops are not told again. It returns false if there is none.
+// readWindow reads the window of that number. It returns false if there is none.
 func readWindow(words []uint64, number uint64) (Drops, bool) {
 	at := windowAt(number)
 	if number == 0 || atomic.LoadUint64(&words[at+windowNumber]) != number {
 		return Drops{}, false
 	}
-	d := Drops{
+	return loadDrops(words, at), true
+}
+
+// closeWindow makes a window nobody's, so that its drops are not read again.
+func closeWindow(words []uint64, number uint64) {
+	point(opKeep)
+	atomic.StoreUint64(&words[windowAt(number)+windowNumber], 0)
+}
+
+// loadDrops reads what a window says of drops.
+func loadDrops(words []uint64, at uint) Drops {
+	return Drops{
 		Count:    atomic.LoadUint64(&words[at+windowCount]),
 		Bytes:    atomic.LoadUint64(&words[at+windowBytes]),
 		SeqFirst: wire.Seq(atomic.LoadUint64(&words[at+windowSeqFirst])),
 		SeqLast:  wire.Seq(atomic.LoadUint64(&words[at+windowSeqLast])),
 		OldestNS: int64(atomic.LoadUint64(&words[at+windowOldest])),
 	}
-	point(opKeep)
-	atomic.StoreUint64(&words[at+windowNumber], 0)
-	return d, d.Count > 0
 }

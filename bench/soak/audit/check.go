@@ -42,8 +42,6 @@ type check struct {
 	// twice is how many drops of a record may be of messages that were delivered, or
 	// are in another record.
 	twice []uint64
-	// first is the first number that a record may be about: c.Records[i].First, or less.
-	first []uint64
 	// unnumbered are messages that a record counts and has no number of.
 	unnumbered []span
 	vague      uint64 // drops that nobody knows the numbers of
@@ -61,7 +59,7 @@ type allowance struct {
 // Check audits one edge.
 func Check(e *Edge) *Result {
 	c := &check{
-		Edge: e, of: map[uint32]int{}, twice: make([]uint64, len(e.Records)), first: make([]uint64, len(e.Records)),
+		Edge: e, of: map[uint32]int{}, twice: make([]uint64, len(e.Records)),
 		result: &Result{From: e.From, To: e.To, Logged: map[string]uint64{}, Excused: map[string]uint64{}},
 	}
 	c.layOut()
@@ -298,26 +296,8 @@ func (c *check) lifeEnd(i int) {
 
 // readRecords finds the messages that records are about.
 func (c *check) readRecords() {
-	type series struct {
-		life   uint32
-		reason string
-	}
-	type end struct {
-		broker, last uint64
-	}
-	ends := map[series]end{} // of records of lanes
 	for i, r := range c.Records {
 		c.result.Logged[r.Reason] += r.Count
-		c.first[i] = r.First
-		if r.OnLane {
-			// What the broker before had read of the lane and not logged is in the first
-			// record of this one: the count is exact, the numbers are not known any more.
-			s := series{r.Life, r.Reason}
-			if before := ends[s]; before.broker != r.Broker && c.crashed(r) {
-				c.first[i] = min(r.First, before.last+1)
-			}
-			ends[s] = end{r.Broker, max(r.Last, ends[s].last)}
-		}
 		life, known := c.of[r.Life]
 		if !known || r.First == 0 {
 			c.vague += r.Count
@@ -330,21 +310,10 @@ func (c *check) readRecords() {
 		if !r.OnLane && r.Reason != "queue_full" && r.Reason != "no_memory" {
 			c.twice[i] += min(r.Count, uint64(c.QueueSize)+1)
 		}
-		for n := c.first[i]; n <= r.Last; n++ {
+		for n := r.First; n <= r.Last; n++ {
 			c.what[c.start[life]+int(n)-1] |= logged
 		}
 	}
-}
-
-// crashed reports whether a broker has died since a record's sender began.
-func (c *check) crashed(r Record) bool {
-	i, known := c.of[r.Life]
-	if !known || len(c.Lives[i].Begun) == 0 {
-		return false
-	}
-	return slices.ContainsFunc(c.Crashes, func(k Crash) bool {
-		return k.At.After(c.Lives[i].Begun[0].Time) && k.At.Before(r.Time)
-	})
 }
 
 // uncovered looks for messages that are missing without a word.
@@ -407,7 +376,7 @@ func (c *check) sums() {
 		if !known || r.First == 0 || r.First > r.Last || r.Last > c.Lives[life].Sent.Begun {
 			continue
 		}
-		spans = append(spans, span{c.start[life] + int(c.first[i]) - 1, c.start[life] + int(r.Last) - 1, i})
+		spans = append(spans, span{c.start[life] + int(r.First) - 1, c.start[life] + int(r.Last) - 1, i})
 	}
 	slices.SortFunc(spans, func(a, b span) int { return a.from - b.from })
 	carry, age := 0, 0
@@ -443,11 +412,10 @@ func (c *check) sums() {
 
 // carryMax is how many drops on a lane a record may have that another one has the
 // numbers of, or nobody: the sender counts a drop, and notes its number a moment
-// later, in the window that is open then, or was when it looked. On a machine that
-// has no processor to spare the moment may be long. The records must make up for it
-// within carryAgeMax.
+// later. The broker waits for that, but not for a sender that is stopped just then.
+// The records must make up for it within carryAgeMax.
 const (
-	carryMax    = 8
+	carryMax    = 3
 	carryAgeMax = 3
 )
 

@@ -175,14 +175,22 @@ func TestBrokerKilled(t *testing.T) {
 			lanes: true, whole: true, missing: []uint64{30, 48, 49, 62},
 			records: []Record{
 				{Time: at(31), Broker: 1, Life: 1, First: 30, Last: 30, Count: 1, Reason: "queue_full", OnLane: true},
-				{Time: at(63), Broker: 2, Life: 1, First: 62, Last: 62, Count: 3, Reason: "queue_full", OnLane: true},
+				{Time: at(63), Broker: 2, Life: 1, First: 48, Last: 62, Count: 3, Reason: "queue_full", OnLane: true},
 			},
 		},
 		"and has to have all": {
 			lanes: true, whole: true, missing: []uint64{30, 40, 41, 42, 48, 49, 62},
 			records: []Record{
 				{Time: at(31), Broker: 1, Life: 1, First: 30, Last: 30, Count: 1, Reason: "queue_full", OnLane: true},
-				{Time: at(63), Broker: 2, Life: 1, First: 62, Last: 62, Count: 2, Reason: "queue_full", OnLane: true},
+				{Time: at(63), Broker: 2, Life: 1, First: 40, Last: 62, Count: 2, Reason: "queue_full", OnLane: true},
+			},
+			fault: "2 drops from message 40 of life 1 to message 62 of life 1, where 6 are missing",
+		},
+		"and their numbers": {
+			lanes: true, whole: true, missing: []uint64{30, 40, 41, 42, 43, 48, 49, 62},
+			records: []Record{
+				{Time: at(31), Broker: 1, Life: 1, First: 30, Last: 30, Count: 1, Reason: "queue_full", OnLane: true},
+				{Time: at(63), Broker: 2, Life: 1, First: 48, Last: 62, Count: 7, Reason: "queue_full", OnLane: true},
 			},
 			fault: "lost without a word: 4 messages",
 		},
