@@ -1,9 +1,12 @@
 package actors
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -65,5 +68,62 @@ func TestDropsThatOverlap(t *testing.T) {
 	unknown.add(dropped{count: 3})
 	if unknown.seqFirst != 0 || unknown.seqLast != 0 {
 		t.Errorf("%+v", unknown)
+	}
+}
+
+// A line about the messages that a dead receiver left on its lane does not mark other
+// drops of the lane as logged, whose own line is not due yet: if the broker dies now,
+// the next one has them.
+func TestLineOfOneReason(t *testing.T) {
+	cfg := lane.Config{Lane: 7, QueueSize: 1, Policy: wire.PolicyDropOldest}
+	words := make([]uint64, lane.Geometry(cfg.QueueSize).SlotBytes/8)
+	if err := lane.Init(words, cfg); err != nil {
+		t.Fatal(err)
+	}
+	producer, err := lane.NewProducer(words, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeper := lane.NewKeeper(words, cfg, nil)
+	e := &edge{flow: &flow{name: "flow"}, from: "source/out", to: "sink/in"}
+	var l dropLedger
+	now := time.Now()
+	var lines []string
+	write := func(r wire.DropRecord, written func()) bool {
+		lines = append(lines, fmt.Sprintf("%s %d: %d-%d", r.Reason, r.Count, r.SeqFirst, r.SeqLast))
+		written()
+		return true
+	}
+	seq := wire.Seq(0)
+	fullDrops := func(count uint64) {
+		for range count {
+			seq++
+			producer.Push(&lane.Descriptor{Seq: seq, TimeNS: 1, Length: 8}, uint64(seq))
+		}
+		var d lane.Drops
+		for range 2 {
+			if d, _, err = keeper.Drops(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.add(e, pathLane, wire.DropQueueFull, dropped{count: d.Count, seqFirst: d.SeqFirst, seqLast: d.SeqLast})
+		l.confirm(e, wire.DropQueueFull, keeper, d.Count)
+		l.emit(now, false, write)
+	}
+	fullDrops(4) // all but the last one
+	now = now.Add(dropInterval / 2)
+	fullDrops(2)
+	w, err := keeper.Cut()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.add(e, pathLane, wire.DropReceiverGone, dropped{count: uint64(w.Count), seqFirst: w.SeqFirst, seqLast: w.SeqLast})
+	l.confirm(e, wire.DropReceiverGone, keeper, uint64(w.Count))
+	l.emit(now, false, write)
+	if want := []string{"queue_full 3: 1-3", "receiver_gone 1: 6-6"}; !slices.Equal(lines, want) {
+		t.Errorf("%q, want %q", lines, want)
+	}
+	if d, _ := lane.NewKeeper(words, cfg, nil).Remainder(); d.Count != 2 || d.SeqFirst > 4 || d.SeqLast < 5 {
+		t.Errorf("the next broker has %+v, want the drops of 4 and 5", d)
 	}
 }
