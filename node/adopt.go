@@ -52,16 +52,20 @@ func (m *memory) offer(offer *wire.Adopt) {
 		m.disown(l)
 	}
 	m.mu.Lock()
-	m.quarantineBrokered()
+	m.loseBrokered()
 	for id, r := range m.regions {
 		if r.foreign.Load() {
 			continue
 		}
-		if len(offer.Regions) == wire.AdoptRegionsMax || len(r.quarantine) > 0 {
+		if len(offer.Regions)+len(offer.Spent) == wire.AdoptRegionsMax {
 			m.disclaim(r)
 			continue
 		}
-		offer.Regions = append(offer.Regions, wire.AdoptRegion{
+		list := &offer.Regions
+		if r.spent {
+			list = &offer.Spent // what is on lanes in it is still to be read, perhaps by who has not mapped it yet
+		}
+		*list = append(*list, wire.AdoptRegion{
 			Region: id, Name: r.name, SlotBytes: r.mapping.Geometry().SlotBytes, Slots: r.mapping.Geometry().Slots,
 		})
 	}
@@ -99,13 +103,14 @@ func (m *memory) unstarted() []*laneOut {
 	return idle
 }
 
-// quarantineBrokered gives up the slots of messages that the dead broker had:
-// nobody can tell when their readers are done. One that it has not heard of has
-// none. m.mu is held.
-func (m *memory) quarantineBrokered() {
+// loseBrokered gives up the slots of messages that the dead broker had: nobody can
+// tell when their readers are done. One that it has not heard of has none. m.mu is
+// held.
+func (m *memory) loseBrokered() {
 	for _, e := range m.tokens {
 		if e.state == slotPublished && e.brokered && !e.unsent {
-			m.quarantine(e)
+			e.brokered = false
+			m.lose(e, 0)
 		}
 	}
 }
@@ -202,9 +207,10 @@ func (e *estate) keepLanes(adopted map[wire.RegionID]bool, names map[wire.Region
 // read until their senders, whom the broker has told the same, close them.
 func (r *receiver) keepLanes(s *session, adopted map[wire.RegionID]bool, names map[wire.RegionID]string) {
 	var a aftermath
-	until := time.Now().Add(orphanMax)
+	now := time.Now()
 	r.mu.Lock()
 	r.setOnline(true)
+	r.lanes.since = now
 	for id, l := range r.lanes.granted {
 		switch {
 		case l.estate != s.estate || l.orphan:
@@ -214,10 +220,10 @@ func (r *receiver) keepLanes(s *session, adopted map[wire.RegionID]bool, names m
 		case l.state == inEnded:
 			r.finishLane(l, &a)
 		default:
-			r.makeOrphan(l, until)
+			r.makeOrphan(l, now.Add(orphanMax))
 		}
 	}
-	r.unpark()
+	r.unpark(now)
 	r.unlockLook()
 	a.run()
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -58,7 +59,7 @@ func (c *peerConn) adopt() *wire.Adopt {
 // keepAll adopts everything, under new names.
 func keepAll(offer *wire.Adopt) *wire.Adopted {
 	a := &wire.Adopted{Bell: true}
-	for _, r := range offer.Regions {
+	for _, r := range slices.Concat(offer.Regions, offer.Spent) {
 		a.Regions = append(a.Regions, wire.AdoptedRegion{Region: r.Region, Name: r.Name + "-2"})
 	}
 	for _, l := range offer.Lanes {
@@ -67,6 +68,13 @@ func keepAll(offer *wire.Adopt) *wire.Adopted {
 	}
 	a.Regions = append(a.Regions, wire.AdoptedRegion{Region: offer.BellRegion, Name: offer.BellName + "-2"})
 	return a
+}
+
+// keepLanes adopts lanes and bells.
+func keepLanes(offer *wire.Adopt) *wire.Adopted {
+	rest := *offer
+	rest.Regions, rest.Spent = nil, nil
+	return keepAll(&rest)
 }
 
 func keepNone(*wire.Adopt) *wire.Adopted { return &wire.Adopted{} }
@@ -171,8 +179,8 @@ func TestLanesThatAreNotAdopted(t *testing.T) {
 	eventually(t, "regions that nobody adopted are given up", func() bool { return w.sender.Stats().Regions == 0 })
 }
 
-// TestBrokeredSlotsAreNotAdopted: nobody can tell when their readers are done.
-func TestBrokeredSlotsAreNotAdopted(t *testing.T) {
+// TestBrokeredSlotsAreLost: nobody can tell when their readers are done.
+func TestBrokeredSlotsAreLost(t *testing.T) {
 	w := newLaneWorld(t)
 	w.lane(8, wire.PolicyDropOldest, 3)
 	w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 2, Window: wire.WindowUnlimited, Brokered: 1})
@@ -186,7 +194,7 @@ func TestBrokeredSlotsAreNotAdopted(t *testing.T) {
 	copy(loan.Bytes(), "later")
 	w.kill()
 	sender, _ := w.comeBack(keepAll)
-	if len(sender.Regions) != 0 || len(sender.Lanes) != 1 {
+	if len(sender.Regions) != 0 || len(sender.Spent) != 1 || len(sender.Lanes) != 1 {
 		t.Errorf("sender offers %s", sender)
 	}
 	w.cs.send(&wire.Flow{Output: 0, Epoch: 1, Receivers: 1, Window: wire.WindowUnlimited})
@@ -194,10 +202,46 @@ func TestBrokeredSlotsAreNotAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.skipReconnected()
+	if n := mapped(t, w.region(0).name); n != 3 {
+		t.Errorf("a region with a message that is still to be read has %d mappings", n)
+	}
 	w.wantNext(1, "both", 0)
+	w.used() // looks
 	eventually(t, "the sender has unmapped the region", func() bool { return mapped(t, w.region(0).name) == 2 })
 	w.wantNext(2, "later", 0)
 	w.wantUsed(0)
+}
+
+// TestSlotsOfLaneNotAdopted: a message is on two lanes, of which one is not adopted.
+// Its slot is lost, and its region is kept until the other lane's receiver has it.
+func TestSlotsOfLaneNotAdopted(t *testing.T) {
+	w := newLaneWorld(t)
+	gone := w.lane(8, wire.PolicyDropOldest, 3)
+	w.lane(8, wire.PolicyDropOldest, 4)
+	w.send("both")
+	w.kill()
+	w.comeBack(func(offer *wire.Adopt) *wire.Adopted {
+		rest := *offer
+		rest.Lanes = slices.DeleteFunc(slices.Clone(offer.Lanes), func(l wire.AdoptLane) bool { return l.Lane == gone.region.id })
+		return keepAll(&rest)
+	})
+	w.skipReconnected()
+	eventually(t, "one lane is given up", func() bool { return w.out.Lanes() == 1 })
+	if n := w.used(); n != 1 {
+		t.Errorf("%d slots are used", n)
+	}
+	first, second := w.next(), w.next()
+	if first.Seq() != 1 || second.Seq() != 1 {
+		t.Errorf("got %d and %d", first.Seq(), second.Seq())
+	}
+	first.Release()
+	second.Release()
+	if n := w.used(); n != 0 {
+		t.Errorf("%d slots are used", n)
+	}
+	if got := expectLane[*wire.RegionReturn](w.cs); got.Region != w.region(0).id {
+		t.Errorf("got %s", got)
+	}
 }
 
 // TestBlockedBrokeredReceiverHoldsSenderBack: without a broker a message would
@@ -283,10 +327,10 @@ func TestHeldInRegionNotAdopted(t *testing.T) {
 	held := w.next()
 	w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 2, Window: wire.WindowUnlimited, Brokered: 1})
 	eventually(t, "flow", func() bool { return w.out.Receivers() == 2 })
-	w.send("both ways") // in that region, which is therefore not offered
+	w.send("both ways") // in that region, which is spent therefore
 	expectLane[*wire.Publish](w.cs)
 	w.kill()
-	if sender, _ := w.comeBack(keepAll); len(sender.Regions) != 0 || len(sender.Lanes) != 1 {
+	if sender, _ := w.comeBack(keepLanes); len(sender.Regions) != 0 || len(sender.Spent) != 1 || len(sender.Lanes) != 1 {
 		t.Fatalf("sender offers %s", sender)
 	}
 	w.skipReconnected()
@@ -310,48 +354,63 @@ func TestHeldInRegionNotAdopted(t *testing.T) {
 // was found closed, has not, when the broker dies that was to get it. The next
 // broker gets it in a place that it knows.
 func TestHalfwayPublishedIsAdopted(t *testing.T) {
-	for _, spoilt := range []bool{false, true} {
-		w := newLaneWorld(t)
-		l := w.lane(8, wire.PolicyDropOldest, 3)
-		w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 2, Window: 10, Brokered: 1})
-		eventually(t, "flow", func() bool { return w.out.Receivers() == 2 })
-		if spoilt { // the dead broker keeps a slot of that region, so it is not offered
-			w.send("before")
-			expectLane[*wire.Publish](w.cs)
-		}
-		if err := l.keeper.Close(); err != nil {
-			t.Fatal(err)
-		}
-		w.send("half")
-		if !w.halfway() {
-			t.Fatal("not halfway")
-		}
-		w.kill()
-		sender, _ := w.comeBack(keepAll)
-		if offered := len(sender.Regions) == 1; offered == spoilt {
-			t.Errorf("sender offers %s", sender)
-		}
-		w.cs.send(&wire.Flow{Output: 0, Epoch: 5, Receivers: 2, Window: 10, Brokered: 2},
-			&wire.LaneClose{Lane: l.region.id, Reason: "closed by the broker before"})
-		p, done := expectLane[*wire.Publish](w.cs), &wire.Done{}
-		switch {
-		case p.Epoch != 5 || p.Length != 4 || p.Lanes != 0:
-			t.Errorf("got %s", p)
-		case spoilt:
-			if p.Region != 0 || p.Token != 0 || string(p.Payload) != "half" {
+	for name, test := range map[string]struct {
+		spent bool // the dead broker keeps a slot of that region
+		keep  func(*wire.Adopt) *wire.Adopted
+	}{
+		"region":                {false, keepAll},
+		"spent region":          {true, keepAll},
+		"region is not adopted": {true, keepLanes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newLaneWorld(t)
+			l := w.lane(8, wire.PolicyDropOldest, 3)
+			w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 2, Window: 10, Brokered: 1})
+			eventually(t, "flow", func() bool { return w.out.Receivers() == 2 })
+			if test.spent {
+				w.send("before")
+				expectLane[*wire.Publish](w.cs)
+			}
+			if err := l.keeper.Close(); err != nil {
+				t.Fatal(err)
+			}
+			w.send("half")
+			if !w.halfway() {
+				t.Fatal("not halfway")
+			}
+			w.kill()
+			sender, _ := w.comeBack(test.keep)
+			if len(sender.Regions)+len(sender.Spent) != 1 || len(sender.Spent) == 1 != test.spent {
+				t.Errorf("sender offers %s", sender)
+			}
+			w.cs.send(&wire.Flow{Output: 0, Epoch: 5, Receivers: 2, Window: 10, Brokered: 2},
+				&wire.LaneClose{Lane: l.region.id, Reason: "closed by the broker before"})
+			p, done := expectLane[*wire.Publish](w.cs), &wire.Done{}
+			if name != "region is not adopted" {
+				if p.Epoch != 5 || p.Length != 4 || p.Lanes != 0 || p.Region != w.region(0).id {
+					t.Errorf("got %s", p)
+				}
+				done.Tokens = []wire.Token{p.Token}
+			} else if p.Epoch != 5 || p.Region != 0 || p.Token != 0 || string(p.Payload) != "half" {
 				t.Errorf("in a region that the broker does not know: %s", p)
 			}
-		default:
-			if p.Region != w.region(0).id {
-				t.Errorf("got %s", p)
+			w.cs.send(done, &wire.Ping{Nonce: 7})
+			if pong, fault := expectEither[*wire.Pong, *wire.Error](w.cs); fault != nil || pong.Nonce != 7 {
+				t.Errorf("got %v", fault)
 			}
-			done.Tokens = []wire.Token{p.Token}
-		}
-		w.cs.send(done, &wire.Ping{Nonce: 7})
-		if pong, fault := expectEither[*wire.Pong, *wire.Error](w.cs); fault != nil || pong.Nonce != 7 {
-			t.Errorf("got %v", fault)
-		}
-		eventually(t, "the slot is free", func() bool { return w.used() == 0 })
+			if test.spent { // what is on the lane is still to be read
+				if n := w.used(); n != 1 {
+					t.Errorf("%d slots are used", n)
+				}
+				w.cs.send(&wire.LaneClose{Lane: l.region.id, Settled: true, Reason: "its receiver is gone"})
+			}
+			eventually(t, "the slot is free", func() bool { return w.used() == 0 })
+			if name == "spent region" {
+				if got := expectLane[*wire.RegionReturn](w.cs); got.Region != w.region(0).id {
+					t.Errorf("got %s", got)
+				}
+			}
+		})
 	}
 }
 

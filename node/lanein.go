@@ -54,7 +54,7 @@ const (
 // announced: broker and sender are not one connection.
 type parking struct {
 	active  bool
-	since   time.Time
+	until   time.Time
 	version uint64 // of the views that did not have the region
 }
 
@@ -70,6 +70,9 @@ const (
 	// there is a broker to make it. A broker that was stopped for a moment just then
 	// must not cost the lane; what comes on other lanes does not wait.
 	parkMax = 4 * time.Second
+	// parkAdoptedMax is the same after a broker has come that is to announce the regions
+	// of all: their senders may come to it later, within its adopt_grace.
+	parkAdoptedMax = staleSession
 	// orphanMax is how long a lane without a broker is listened to.
 	orphanMax = 30 * time.Second
 	// orphanPause is the time between two looks at those: nothing rings for them.
@@ -83,7 +86,8 @@ type receiverLanes struct {
 	turn    int  // in active
 	first   bool // lanes are looked at before the queue
 	orphans int
-	online  bool // there is a broker that knows these lanes
+	online  bool      // there is a broker that knows these lanes
+	since   time.Time // it is there, and has adopted them
 	// leftover is what lanes that are gone have lost behind their last message, by
 	// input.
 	leftover map[string]uint64
@@ -183,6 +187,9 @@ func (r *receiver) laneClose(s *session, m *wire.LaneClose) {
 	r.mu.Lock()
 	if l := r.lanes.granted[m.Lane]; l != nil && l.estate == s.estate {
 		l.closing = true
+		if l.parked.active {
+			r.parkFor(l, time.Now()) // its sender may not come any more
+		}
 		if l.state == inGranted || l.state == inEnded {
 			r.finishLane(l, &a)
 		}
@@ -383,19 +390,28 @@ func (r *receiver) park(l *laneIn) bool {
 	}
 	now := time.Now()
 	if !l.parked.active {
-		l.parked = parking{active: true, since: now}
-		time.AfterFunc(parkMax, r.look)
+		l.parked.active = true
+		r.parkFor(l, now)
 	}
 	l.parked.version = l.estate.viewsVersion()
-	return !r.lanes.online || now.Sub(l.parked.since) < parkMax
+	return !r.lanes.online || now.Before(l.parked.until)
+}
+
+// parkFor sets how long a parked message waits.
+func (r *receiver) parkFor(l *laneIn, now time.Time) {
+	until := now.Add(parkMax)
+	if adopted := r.lanes.since.Add(parkAdoptedMax); until.Before(adopted) && !l.closing {
+		until = adopted
+	}
+	l.parked.until = until
+	time.AfterFunc(until.Sub(now), r.look)
 }
 
 // unpark lets what is parked wait anew: a broker has come that may announce it.
-func (r *receiver) unpark() {
+func (r *receiver) unpark(now time.Time) {
 	for _, l := range r.lanes.active {
 		if l.parked.active {
-			l.parked.since = time.Now()
-			time.AfterFunc(parkMax, r.look)
+			r.parkFor(l, now)
 		}
 	}
 }
@@ -440,7 +456,7 @@ func (r *receiver) readyLane(l *laneIn) bool {
 	switch {
 	case l.parked.active:
 		return l.estate.viewsVersion() != l.parked.version ||
-			r.lanes.online && time.Since(l.parked.since) >= parkMax
+			r.lanes.online && !time.Now().Before(l.parked.until)
 	case l.faulty && !l.closing && r.lanes.online:
 		return false
 	}

@@ -78,8 +78,7 @@ func (m *memory) poll(limit int) (freed int) {
 	for e := m.lent.first; e != nil && limit > 0; limit-- {
 		next := e.next
 		if !e.held() {
-			m.lent.remove(e)
-			m.freeLocked(e, m.clock)
+			m.unlend(e, m.clock)
 			freed++
 		} else if few {
 			if next != nil {
@@ -93,6 +92,33 @@ func (m *memory) poll(limit int) (freed int) {
 		e = next
 	}
 	return freed
+}
+
+// unlend ends the use of a published slot that nobody holds.
+func (m *memory) unlend(e *tokenEntry, now time.Time) {
+	if e.mask != 0 {
+		m.lent.remove(e)
+	}
+	if e.lost {
+		m.quarantine(e)
+	} else {
+		m.freeLocked(e, now)
+	}
+}
+
+// lose gives up a slot for good that somebody may read for ever, on one of the lanes
+// of mask or through a broker that is dead. Who has it on other lanes is waited for:
+// he may not have mapped the region yet.
+func (m *memory) lose(e *tokenEntry, mask uint64) {
+	e.lost, e.region.spent = true, true
+	m.retireLocked(e.region)
+	left := e.mask &^ mask
+	if e.mask != 0 && left == 0 {
+		m.lent.remove(e)
+	}
+	if e.mask = left; !e.held() {
+		m.unlend(e, m.clock)
+	}
 }
 
 // unneeded takes back that a message goes to the broker.
@@ -148,8 +174,7 @@ func (m *memory) enter(e *tokenEntry, mask uint64, brokered bool) {
 	case mask != 0:
 		m.lent.push(e)
 		if m.waiting > 0 && !e.held() { // who waits has looked before it was there
-			m.lent.remove(e)
-			m.freeLocked(e, m.clock)
+			m.unlend(e, m.clock)
 		}
 		if m.resting {
 			m.resting = false
@@ -184,8 +209,7 @@ func (m *memory) clearBit(e *tokenEntry, bit uint8) (freed bool) {
 	meta := e.meta
 	e.region.ledger.Clear(e.slot.Index, bit)
 	if !e.held() {
-		m.lent.remove(e)
-		m.freeLocked(e, m.clock)
+		m.unlend(e, m.clock)
 		freed = true
 	}
 	if meta != 0 {
@@ -203,8 +227,7 @@ func (m *memory) clearAll(l *laneOut) {
 		if e.serial > l.since && e.mask&l.mask != 0 {
 			e.region.ledger.Clear(e.slot.Index, l.bit)
 			if !e.held() {
-				m.lent.remove(e)
-				m.freeLocked(e, m.clock)
+				m.unlend(e, m.clock)
 				freed = true
 			}
 		}
@@ -241,18 +264,12 @@ func (l *laneOut) has(e *tokenEntry) bool {
 	return e.serial > l.since && e.mask&l.mask != 0 && e.region.ledger.Held(e.slot.Index, l.mask)
 }
 
-// quarantine gives up a slot for good: somebody may read it for ever.
+// quarantine keeps a lost slot until its region is given up.
 func (m *memory) quarantine(e *tokenEntry) {
-	if e.mask != 0 {
-		m.lent.remove(e)
-	}
 	e.state = slotQuarantined
 	r := e.region
 	r.quarantine = append(r.quarantine, e)
-	m.retireLocked(r)
-	if m.regions[r.id] == r {
-		m.checkDrained(r)
-	}
+	m.checkDrained(r)
 }
 
 // disown gives up the slots that a lane's receiver has: nobody will tell when it
@@ -262,7 +279,7 @@ func (m *memory) disown(l *laneOut) {
 	for e := m.lent.first; e != nil; {
 		next := e.next
 		if l.has(e) {
-			m.quarantine(e)
+			m.lose(e, l.mask)
 		}
 		e = next
 	}

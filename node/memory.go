@@ -93,6 +93,8 @@ type leasedRegion struct {
 	// retired: no new message goes into it. A loan in it may still go to the broker,
 	// and to no lane: its receiver may not have the region any more.
 	retired atomic.Bool
+	// spent: slots of it are lost. Those that are on lanes, too, are still to be read.
+	spent bool
 	// quarantine has the slots of which nobody can tell any more when their
 	// readers are done. They are not used again; when all others are free the
 	// region is given up with them in it.
@@ -137,6 +139,7 @@ type tokenEntry struct {
 
 	brokered   bool   // the broker has not said Done
 	unsent     bool   // brokered, and the broker has not heard of it
+	lost       bool   // somebody may read it of whom nobody can tell when he is done
 	mask       uint64 // bits that were set in the ledger word, of lanes that still count
 	serial     uint64
 	meta       wire.Token // the slot with the metadata, if they have one of their own
@@ -336,7 +339,7 @@ func (m *memory) freeLocked(e *tokenEntry, now time.Time) {
 
 // forget ends a token.
 func (m *memory) forget(e *tokenEntry) {
-	e.state, e.mask, e.brokered, e.unsent, e.meta, e.seq, e.size = slotFree, 0, false, false, 0, 0, 0
+	e.state, e.mask, e.brokered, e.unsent, e.lost, e.meta, e.seq, e.size = slotFree, 0, false, false, false, 0, 0, 0
 	m.spare = append(m.spare, e.index)
 }
 
@@ -390,14 +393,11 @@ func (m *memory) settle(tokens []wire.Token) error {
 
 func (m *memory) settleLocked(e *tokenEntry, now time.Time) {
 	e.brokered, e.unsent = false, false
-	if e.mask == 0 {
-		m.freeLocked(e, now)
-		return
+	if e.mask != 0 {
+		e.region.ledger.Clear(e.slot.Index, lane.BrokerBit)
 	}
-	e.region.ledger.Clear(e.slot.Index, lane.BrokerBit)
 	if !e.held() {
-		m.lent.remove(e)
-		m.freeLocked(e, now)
+		m.unlend(e, now)
 	}
 }
 

@@ -152,6 +152,68 @@ func TestLanesReceiverLostWithBroker(t *testing.T) {
 	w.finish()
 }
 
+const strangeFlow = `nodes:
+  - id: source
+    path: dynamic
+    outputs: [frames]
+  - id: near
+    path: dynamic
+    inputs:
+      frames: {source: source/frames, queue_size: 64}
+  - id: old
+    path: dynamic
+    inputs:
+      frames: {source: source/frames, queue_size: 64}
+`
+
+// A broker grants a region and is killed before the receiver of a lane has met it. The
+// messages in it went through the broker, too, so that their slots are lost; and their
+// sender comes to the next broker last, later than a message waits for its region at
+// other times. The receiver gets them all the same.
+func TestLanesRegionOfBrokerNotMet(t *testing.T) {
+	t.Parallel()
+	w := prepare(t, strangeFlow, "--adopt-grace", "20s")
+	w.lanes = true
+	w.startBroker("127.0.0.1:0")
+	source := w.start("source", program{})
+	near := w.start("near", program{Receive: true})
+	old := w.start("old", program{Receive: true, KeepAll: true}, noLanes)
+	source.do(order{Do: "await", Output: "frames", Count: 2})
+	w.onLanes("near/frames")
+	source.send(order{Do: "send", Output: "frames", Sizes: []int{200}, Count: 8})
+	w.has(near, "frames", 8)
+	w.has(old, "frames", 8)
+
+	near.signal(syscall.SIGSTOP)
+	w.crash()
+	w.startBroker(w.broker.addr)
+	w.eventually("sender and old receiver are there", func(s wire.Status) error {
+		if n := len(s.Nodes); n < 2 || edgeTo(t, s, "near/frames").Path != "lane" {
+			return fmt.Errorf("%d nodes, %+v", n, s.Edges)
+		}
+		return nil
+	})
+	source.do(order{Do: "await", Output: "frames", Count: 1})
+	source.send(order{Do: "send", Output: "frames", Sizes: []int{100 << 10}, Count: 8})
+	w.has(old, "frames", 16)
+
+	source.signal(syscall.SIGSTOP)
+	w.crash()
+	w.startBroker(w.broker.addr)
+	near.signal(syscall.SIGCONT)
+	w.broker.log.await(t, 0, "node brought what it uses from a broker that died", "node", "near")
+	time.Sleep(5 * time.Second)
+	source.signal(syscall.SIGCONT)
+	w.onLanes("near/frames")
+	w.has(near, "frames", 16)
+	source.do(order{Do: "close_output", Output: "frames"})
+	whole(t, "near", w.closed(near, "frames"), 16)
+	old.do(order{Do: "release"})
+	w.eventually("nothing is held", settled)
+	w.slotsFree(source)
+	w.finish()
+}
+
 // lockedLook is how often brokerd looks at processes that have memory of brokers
 // before it, and a little more.
 const lockedLook = 2500 * time.Millisecond
@@ -159,17 +221,14 @@ const lockedLook = 2500 * time.Millisecond
 // got waits until a receiver has got so many more messages.
 func (w *world) got(c *child, input string, more uint64) {
 	w.t.Helper()
-	count := func() (n uint64) {
-		if in := c.report().Inputs[input]; in != nil {
-			for _, l := range in.Lives {
-				n += l.Count
-			}
-		}
-		return n
-	}
-	goal := count() + more
+	w.has(c, input, c.count(input)+more)
+}
+
+// has waits until a receiver has got so many messages.
+func (w *world) has(c *child, input string, goal uint64) {
+	w.t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		n := count()
+		n := c.count(input)
 		if n >= goal {
 			return
 		}
@@ -177,6 +236,16 @@ func (w *world) got(c *child, input string, more uint64) {
 			w.t.Fatalf("%s/%s gets nothing any more: %d messages, %d to come", c.id, input, n, goal-n)
 		}
 	}
+}
+
+// count returns how many messages have come on an input.
+func (c *child) count(input string) (n uint64) {
+	if in := c.report().Inputs[input]; in != nil {
+		for _, l := range in.Lives {
+			n += l.Count
+		}
+	}
+	return n
 }
 
 // adopted waits until a new broker has everything that the nodes have: their
