@@ -186,7 +186,7 @@ func (r *receiver) evacuateQueued(position uint64, now int64) error {
 	r.mu.Unlock()
 
 	// Go aligns what is as long as this to 64 bytes.
-	own, err := copyShared(make([]byte, 0, max(it.Length, 1024)), payload)
+	own, err := shmpool.AppendShared(make([]byte, 0, max(it.Length, 1024)), payload)
 	e.unview(view)
 
 	r.mu.Lock()

@@ -3,7 +3,6 @@ package node
 import (
 	"errors"
 	"fmt"
-	"runtime/debug"
 
 	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/shmpool/lane"
@@ -117,7 +116,7 @@ func (e *estate) readMetadata(l *laneIn, payload shmpool.Ref, buf []byte) ([]byt
 		return buf, fmt.Errorf("metadata: %w", err)
 	}
 	ledger := l.view.ledger
-	buf, err = copyShared(buf, b)
+	buf, err = shmpool.AppendShared(buf, b)
 	if err == nil {
 		err = wire.ValidateMetadata(buf)
 	}
@@ -126,25 +125,6 @@ func (e *estate) readMetadata(l *laneIn, payload shmpool.Ref, buf []byte) ([]byt
 	}
 	e.unview(ref)
 	return buf, err
-}
-
-// copyShared appends memory of another process to dst. Its file may be cut short
-// at any time, which is an error and not the end of this process.
-func copyShared(dst, src []byte) (out []byte, err error) {
-	defer func(old bool) {
-		debug.SetPanicOnFault(old)
-		if p := recover(); p != nil {
-			fault, ok := p.(interface {
-				error
-				Addr() uintptr
-			})
-			if !ok {
-				panic(p)
-			}
-			out, err = dst, fmt.Errorf("%w: %w", shmpool.ErrRegionFile, error(fault))
-		}
-	}(debug.SetPanicOnFault(true))
-	return append(dst, src...), nil
 }
 
 // done clears the lane's bit of a released message, and tells the sender if it

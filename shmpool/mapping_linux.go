@@ -171,20 +171,12 @@ func touch(pages []byte, write bool) error {
 
 // catchFault turns a SIGBUS of f into an error.
 func catchFault(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
+	defer func(old bool) {
+		debug.SetPanicOnFault(old)
 		if p := recover(); p != nil {
-			// The runtime's error for a memory fault, and no other, has an address.
-			fault, ok := p.(interface {
-				error
-				Addr() uintptr
-			})
-			if !ok {
-				panic(p)
-			}
-			err = fmt.Errorf("%w: it shrank while it was read: %w", ErrRegionFile, error(fault))
+			err = FaultError(p)
 		}
-	}()
+	}(debug.SetPanicOnFault(true))
 	return f()
 }
 

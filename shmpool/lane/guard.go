@@ -13,28 +13,13 @@ import (
 //	defer guard…(debug.SetPanicOnFault(true), …)
 //
 // which turns that fault, and no other panic, into the answer for a corrupt lane.
-
-// fault is what the runtime panics with for a fault in memory: it alone has an
-// address.
-type fault interface {
-	error
-	Addr() uintptr
-}
-
-// asFault panics on with what is no fault.
-func asFault(p any) fault {
-	f, ok := p.(fault)
-	if !ok {
-		panic(p)
-	}
-	return f
-}
+// FaultError panics on with the others.
 
 // guardVerdict is for methods with a verdict, which a fault turns to Corrupt.
 func guardVerdict(old bool, v *Verdict) {
 	debug.SetPanicOnFault(old)
 	if p := recover(); p != nil {
-		asFault(p)
+		_ = shmpool.FaultError(p)
 		*v = Corrupt
 	}
 }
@@ -43,7 +28,7 @@ func guardVerdict(old bool, v *Verdict) {
 func guardFlag(old bool, flag *bool, onFault bool) {
 	debug.SetPanicOnFault(old)
 	if p := recover(); p != nil {
-		asFault(p)
+		_ = shmpool.FaultError(p)
 		*flag = onFault
 	}
 }
@@ -53,7 +38,7 @@ func guardFlag(old bool, flag *bool, onFault bool) {
 func guardQuiet(old bool) {
 	debug.SetPanicOnFault(old)
 	if p := recover(); p != nil {
-		asFault(p)
+		_ = shmpool.FaultError(p)
 	}
 }
 
@@ -61,6 +46,6 @@ func guardQuiet(old bool) {
 func guardError(old bool, err *error) {
 	debug.SetPanicOnFault(old)
 	if p := recover(); p != nil {
-		*err = fmt.Errorf("lane: %w: %w: %w", ErrCorrupt, shmpool.ErrRegionFile, error(asFault(p)))
+		*err = fmt.Errorf("lane: %w: %w", ErrCorrupt, shmpool.FaultError(p))
 	}
 }

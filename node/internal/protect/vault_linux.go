@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/brokerd/brokerd/shmpool"
 )
 
 const (
@@ -80,7 +80,7 @@ func (v *Vault) Copy(owner Owner, bytes []byte) *Block {
 	if b == nil {
 		return nil
 	}
-	err := copyShared(b.bytes, bytes)
+	_, err := shmpool.AppendShared(b.bytes[:0], bytes)
 	if err == nil {
 		err = unix.Mprotect(b.pages[:len(b.pages)-pageBytes], unix.PROT_READ)
 	}
@@ -92,25 +92,6 @@ func (v *Vault) Copy(owner Owner, bytes []byte) *Block {
 		return nil
 	}
 	return b
-}
-
-// copyShared turns the fault of a file that is cut short into an error.
-func copyShared(dst, src []byte) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			fault, ok := p.(interface {
-				runtime.Error
-				Addr() uintptr
-			})
-			if !ok {
-				panic(p)
-			}
-			err = fault
-		}
-	}()
-	copy(dst, src)
-	return nil
 }
 
 // Writable returns n bytes to write to; nil if n is 0 or there is no memory.
