@@ -2,6 +2,7 @@ package lane
 
 import (
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 
 	"github.com/brokerd/brokerd/wire"
@@ -30,8 +31,7 @@ func (k *Keeper) Drops() (d Drops, ok bool, err error) {
 	if k.turned = c.Evicted + c.Refused - k.reported; k.turned > 0 {
 		k.window++
 		k.unread = true
-		point(opKeep)
-		atomic.StoreUint64(&k.words[windowWord], k.window)
+		k.keep(windowWord, k.window)
 	}
 	return d, ok, nil
 }
@@ -113,10 +113,13 @@ func (d *Drops) merge(more Drops) {
 
 // keepNoted writes into the lane what has been read from windows and is not in
 // the log: a router after this one knows it from there. While it is written its
-// number is 0. Who dies then leaves a window that is still to be read, or a line
-// in the log that nobody needs to repeat: only bytes can be wrong.
+// number is 0, and its last number comes behind what that makes valid. Who dies then
+// leaves a window that is still to be read: only bytes can be wrong.
 func (k *Keeper) keepNoted() {
-	d := k.told
+	var d Drops
+	for i := range k.told {
+		d.merge(k.told[i])
+	}
 	d.merge(k.noted)
 	for _, w := range [...]struct {
 		at    uint
@@ -125,28 +128,29 @@ func (k *Keeper) keepNoted() {
 		{windowNumber, 0},
 		{windowCount, d.Count},
 		{windowBytes, d.Bytes},
+		{windowOldest, uint64(d.OldestNS)},
 		{windowSeqFirst, uint64(d.SeqFirst)},
 		{windowSeqLast, uint64(d.SeqLast)},
-		{windowOldest, uint64(d.OldestNS)},
 		{windowNumber, k.read},
 	} {
-		point(opKeep)
-		atomic.StoreUint64(&k.words[notedWord+w.at], w.value)
+		k.keep(notedWord+w.at, w.value)
 	}
+}
+
+// keep stores one of the router's words.
+func (k *Keeper) keep(at uint, value uint64) {
+	point(opKeep)
+	atomic.StoreUint64(&k.words[at], value)
 }
 
 // loadNoted goes on with what a router before this one had read and not logged.
 func (k *Keeper) loadNoted() {
-	if c, err := k.count(); err != nil || c.Evicted+c.Refused == k.logged {
-		return // it died when the log had all, before it could say so here
-	}
 	k.read = atomic.LoadUint64(&k.words[notedWord+windowNumber])
-	k.noted = loadDrops(k.words, notedWord)
+	if d := loadDrops(k.words, notedWord); d.SeqFirst > 0 && d.SeqLast > 0 {
+		k.noted = d
+	}
 	if k.read == 0 {
 		k.noted.Count = 0
-	}
-	if k.noted.SeqFirst == 0 { // half written: the other half was 0, or is to become it
-		k.noted.SeqLast = 0
 	}
 }
 
@@ -161,8 +165,43 @@ func (k *Keeper) tell(count uint64) (Drops, bool) {
 	d.Count = count
 	k.bound(&d)
 	k.seqLast = max(k.seqLast, d.SeqLast)
-	k.told.merge(d)
+	k.hasTold(d)
 	return d, true
+}
+
+// toldMax is how many tells are kept apart. The log is a second behind, which is ten
+// of them, unless something is wrong with it.
+const toldMax = 64
+
+// hasTold remembers what was told until it is confirmed.
+func (k *Keeper) hasTold(d Drops) {
+	if len(k.told) < toldMax {
+		k.told = append(k.told, d)
+	} else {
+		k.told[toldMax-1].merge(d)
+	}
+}
+
+// untell forgets so many of the drops that were told: the log has them. A line has
+// all that was told for its reason: the first ones, or what Cut has taken back.
+func (k *Keeper) untell(count uint64) {
+	sum := uint64(0)
+	for i := range k.told {
+		if sum += k.told[i].Count; sum == count {
+			k.told = slices.Delete(k.told, 0, i+1)
+			return
+		}
+	}
+	if i := slices.IndexFunc(k.told, func(d Drops) bool { return d.Count == count }); i >= 0 {
+		k.told = slices.Delete(k.told, i, i+1)
+		return
+	}
+	var all Drops // nobody knows which: those that are left are among them
+	for i := range k.told {
+		all.merge(k.told[i])
+	}
+	all.Count -= min(count, all.Count)
+	k.told = append(k.told[:0], all)
 }
 
 // bound makes the numbers of the messages fit their count.
@@ -211,12 +250,13 @@ func (k *Keeper) Confirm(count uint64) {
 		return
 	}
 	k.logged += count
-	if k.told.Count -= min(count, k.told.Count); k.logged == k.reported {
-		k.told = Drops{}
+	if k.untell(count); k.logged == k.reported {
+		k.told = k.told[:0]
 	}
 	defer guardQuiet(debug.SetPanicOnFault(true))
-	point(opKeep)
-	atomic.StoreUint64(&k.words[loggedWord], k.logged)
+	// Before LOGGED: what the log has must not be told as a part of later drops.
+	k.keep(notedWord+windowSeqLast, 0)
+	k.keep(loggedWord, k.logged)
 	k.keepNoted()
 }
 

@@ -54,14 +54,14 @@ type Keeper struct {
 	mu       sync.Mutex
 	words    []uint64 // nil once released
 	release  func()
-	err      error  // the lane is corrupt, for good
-	window   uint64 // number of the current drop window
-	turned   uint64 // drops up to its start that are not told yet
-	unread   bool   // the window before it is still to be read
-	read     uint64 // number of the last window that was read
-	noted    Drops  // of windows read, not told yet
-	told     Drops  // and not confirmed
-	late     uint64 // drops counted at the last look whose numbers were not noted
+	err      error   // the lane is corrupt, for good
+	window   uint64  // number of the current drop window
+	turned   uint64  // drops up to its start that are not told yet
+	unread   bool    // the window before it is still to be read
+	read     uint64  // number of the last window that was read
+	noted    Drops   // of windows read, not told yet
+	told     []Drops // each of them, until it is confirmed
+	late     uint64  // drops counted at the last look whose numbers were not noted
 	seqLast  wire.Seq
 	reported uint64 // evicted + refused as told so far
 	logged   uint64 // of these, as confirmed
@@ -141,10 +141,11 @@ func (k *Keeper) Cut() (w Withdrawn, err error) {
 	// They are read after they were withdrawn, but nobody has overwritten them: a
 	// push writes where there was room before, and one that starts now sees that the
 	// head was moved by someone else.
-	k.sum(&w)
-	k.reported += uint64(c.count)
-	k.told.merge(Drops{Count: uint64(c.count), Bytes: w.Bytes, SeqFirst: w.SeqFirst, SeqLast: w.SeqLast, OldestNS: w.OldestNS})
-	k.keepNoted()
+	if k.sum(&w); w.Count > 0 {
+		k.reported += uint64(w.Count)
+		k.hasTold(Drops{Count: uint64(w.Count), Bytes: w.Bytes, SeqFirst: w.SeqFirst, SeqLast: w.SeqLast, OldestNS: w.OldestNS})
+		k.keepNoted()
+	}
 	return w, nil
 }
 

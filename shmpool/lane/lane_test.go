@@ -243,12 +243,11 @@ func TestDrops(t *testing.T) {
 	r.mustPush(t, 14, Pushed) // drops 4
 	expect(Drops{})
 
-	// Another router finds what was not confirmed, with its numbers: what was confirmed
-	// meanwhile may be between them.
+	// Another router finds what was not confirmed, with its numbers.
 	r.keeper = NewKeeper(r.words, r.cfg, nil)
 	r.mustPush(t, 15, Pushed) // drops 5
 	expect(Drops{})
-	expect(Drops{Count: 3, Bytes: 21 + 12 + 13 + 14, SeqFirst: 1, SeqLast: 5, OldestNS: 1001})
+	expect(Drops{Count: 3, Bytes: 12 + 13 + 14, SeqFirst: 3, SeqLast: 5, OldestNS: 1003})
 	r.keeper.Confirm(3)
 	r.mustPush(t, 16, Pushed) // drops 6
 	expect(Drops{})           // turns, and dies before it has told
@@ -353,6 +352,118 @@ func TestDropsNotNoted(t *testing.T) {
 				if d, _, err := r.keeper.Drops(); err != nil || d != want {
 					t.Errorf("%+v, %v, want %+v", d, err, want)
 				}
+			}
+		})
+	}
+}
+
+// TestKilledWhileConfirming: a router dies before each store with which it says that
+// the log has the drops. Those that come later are told with their own numbers, also
+// if another router has been there, and died, meanwhile.
+func TestKilledWhileConfirming(t *testing.T) {
+	order := []uint{
+		notedWord + windowSeqLast, loggedWord, notedWord + windowNumber, notedWord + windowCount, notedWord + windowBytes,
+		notedWord + windowOldest, notedWord + windowSeqFirst, notedWord + windowSeqLast, notedWord + windowNumber,
+	}
+	for stores := 2; stores <= len(order); stores++ {
+		for _, again := range []bool{false, true} {
+			r := newRig(t, 2, wire.PolicyDropOldest)
+			look := func() Drops {
+				d, _, err := r.keeper.Drops()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return d
+			}
+			for range 7 { // drops five
+				_, _, _ = r.push(10)
+			}
+			look()
+			look()
+			before := slices.Clone(r.words[:entriesWord])
+			r.keeper.Confirm(5)
+			for _, at := range order[stores:] {
+				r.words[at] = before[at]
+			}
+			if stores < 8 {
+				r.words[notedWord+windowSeqLast] = 0
+			}
+			if stores > 2 && stores < len(order) {
+				r.words[notedWord+windowNumber] = 0
+			}
+			if again {
+				r.keeper = NewKeeper(r.words, r.cfg, nil)
+				look()
+			}
+			r.mustPush(t, 10, Pushed)
+			r.mustPush(t, 10, Pushed)
+			r.keeper = NewKeeper(r.words, r.cfg, nil)
+			look()
+			if d := look(); d != (Drops{Count: 2, Bytes: 20, SeqFirst: 6, SeqLast: 7, OldestNS: 1006}) {
+				t.Errorf("again %v, after %d stores: %+v", again, stores, d)
+			}
+		}
+	}
+}
+
+// TestLogBehind: the log never has the last drops when there are others already. A
+// router after this one tells of those that it does not have, not of all there were.
+func TestLogBehind(t *testing.T) {
+	r := newRig(t, 2, wire.PolicyDropOldest)
+	r.mustPush(t, 10, Pushed)
+	r.mustPush(t, 10, Pushed)
+	last := uint64(0)
+	for range 100 {
+		r.mustPush(t, 10, Pushed)
+		d, _, err := r.keeper.Drops()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.keeper.Confirm(last)
+		last = d.Count
+	}
+	r.keeper = NewKeeper(r.words, r.cfg, nil)
+	if d, _ := r.keeper.Remainder(); d != (Drops{Count: 2, Bytes: 20, SeqFirst: 99, SeqLast: 100, OldestNS: 1099}) {
+		t.Errorf("%+v", d)
+	}
+}
+
+// TestLogOutOfOrder: the log has lines of two reasons in any order, and now and then
+// more or less than what was told at a time.
+func TestLogOutOfOrder(t *testing.T) {
+	for name, test := range map[string]struct {
+		confirm []uint64
+		want    Drops
+	}{
+		"the first":                 {[]uint64{2}, Drops{Count: 5, Bytes: 50, SeqFirst: 3, SeqLast: 7, OldestNS: 1003}},
+		"the first two":             {[]uint64{5}, Drops{Count: 2, Bytes: 20, SeqFirst: 6, SeqLast: 7, OldestNS: 1006}},
+		"the second":                {[]uint64{3}, Drops{Count: 4, Bytes: 40, SeqFirst: 1, SeqLast: 7, OldestNS: 1001}},
+		"part of the first":         {[]uint64{1}, Drops{Count: 6, Bytes: 70, SeqFirst: 1, SeqLast: 7, OldestNS: 1001}},
+		"all":                       {[]uint64{2, 3, 2}, Drops{}},
+		"more than there were":      {[]uint64{100}, Drops{}},
+		"part, and then the rest":   {[]uint64{4, 3}, Drops{}},
+		"the second, and the first": {[]uint64{3, 2}, Drops{Count: 2, Bytes: 20, SeqFirst: 6, SeqLast: 7, OldestNS: 1006}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 2, wire.PolicyDropOldest)
+			r.mustPush(t, 10, Pushed)
+			r.mustPush(t, 10, Pushed)
+			for _, n := range []int{2, 3, 2} {
+				for range n {
+					r.mustPush(t, 10, Pushed)
+				}
+				for range 2 {
+					if _, _, err := r.keeper.Drops(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for _, n := range test.confirm {
+				r.keeper.Confirm(n)
+			}
+			r.keeper = NewKeeper(r.words, r.cfg, nil)
+			if d, _ := r.keeper.Remainder(); d != test.want {
+				t.Errorf("%+v, want %+v", d, test.want)
 			}
 		})
 	}
