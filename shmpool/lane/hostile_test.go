@@ -45,7 +45,8 @@ func (h *hostile) uint64() uint64 {
 
 // controlWords are those that a peer would aim at.
 var controlWords = [...]int{tailWord, headWord, wantedWord, refusedWord, failedWord, windowWord, loggedWord,
-	windowsWord + windowNumber, windowsWord + windowWords + windowNumber, magicWord, capacityWord, queueSizeWord}
+	windowsWord + windowNumber, windowsWord + windowWords + windowNumber, magicWord, capacityWord, queueSizeWord,
+	notedWord + windowCount, notedWord + windowSeqFirst, notedWord + windowSeqLast, notedWord + windowNumber}
 
 // scribble changes a word: to anything, or by a little, which is harder to notice.
 func (h *hostile) scribble() {

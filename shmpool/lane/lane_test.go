@@ -469,6 +469,54 @@ func TestLogOutOfOrder(t *testing.T) {
 	}
 }
 
+// TestRoutersThatDieAtRandom: the log is behind by some lines, and goes with its
+// router. Whoever comes next tells exactly what the log does not have.
+func TestRoutersThatDieAtRandom(t *testing.T) {
+	for seed := range uint64(500) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		r := newRig(t, 2, wire.PolicyDropOldest)
+		var log, behind []Drops
+		for range 200 {
+			switch n := random.IntN(40); {
+			case n < 24:
+				r.mustPush(t, 1, Pushed)
+			case n < 32:
+				d, ok, err := r.keeper.Drops()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ok {
+					behind = append(behind, d)
+				}
+			case n < 38:
+				lines := random.IntN(len(behind) + 1)
+				count := uint64(0)
+				for _, d := range behind[:lines] {
+					count += d.Count
+				}
+				log, behind = append(log, behind[:lines]...), slices.Clone(behind[lines:])
+				r.keeper.Confirm(count)
+			default:
+				r.keeper, behind = NewKeeper(r.words, r.cfg, nil), nil
+			}
+		}
+		log = append(log, behind...)
+		if d, ok := r.keeper.Remainder(); ok {
+			log = append(log, d)
+		}
+		next := wire.Seq(1)
+		for _, d := range log {
+			if d.SeqFirst != next || uint64(d.SeqLast-d.SeqFirst) != d.Count-1 || d.Bytes != d.Count || d.OldestNS != 1000+int64(d.SeqFirst) {
+				t.Fatalf("seed %d: %+v, where %d is next", seed, d, next)
+			}
+			next = d.SeqLast + 1
+		}
+		if last := max(r.seq, 2) - 2; next != last+1 {
+			t.Fatalf("seed %d: the log ends with %d, want %d", seed, next-1, last)
+		}
+	}
+}
+
 // TestDropsBetweenCountAndTurn: what is dropped while the keeper stands between the
 // two is told with its numbers, once.
 func TestDropsBetweenCountAndTurn(t *testing.T) {
