@@ -244,6 +244,43 @@ func TestSlotsOfLaneNotAdopted(t *testing.T) {
 	}
 }
 
+// TestWhatIsLeftOfLaneNotAdopted: a lane is not adopted, but the region of what is on
+// it is, and stays until its receiver has taken that.
+func TestWhatIsLeftOfLaneNotAdopted(t *testing.T) {
+	for name, gone := range map[string]bool{"read": false, "receiver is gone": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newLaneWorld(t)
+			w.lane(8, wire.PolicyDropOldest, 3)
+			w.send("a")
+			w.send("b")
+			w.kill()
+			sender, _ := w.comeBack(func(offer *wire.Adopt) *wire.Adopted {
+				rest := *offer
+				rest.Lanes = nil
+				return keepAll(&rest)
+			})
+			eventually(t, "the lane is given up", func() bool { return w.out.Lanes() == 0 })
+			if len(sender.Regions) != 1 {
+				t.Errorf("sender offers %s", sender)
+			}
+			w.skipReconnected()
+			if n := w.used(); n != 2 {
+				t.Errorf("%d slots are used", n)
+			}
+			if gone { // for all that its sender knows
+				w.sender.current().tendLanes(time.Now().Add(2 * staleMax))
+			} else {
+				w.wantNext(1, "a", 0)
+				w.wantNext(2, "b", 0)
+				w.used() // looks
+			}
+			if got := expectLane[*wire.RegionReturn](w.cs); got.Region != w.region(0).id {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+}
+
 // TestBlockedBrokeredReceiverHoldsSenderBack: without a broker a message would
 // miss it.
 func TestBlockedBrokeredReceiverHoldsSenderBack(t *testing.T) {

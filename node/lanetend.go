@@ -21,6 +21,9 @@ func (s *session) tendLanes(now time.Time) time.Duration {
 		m.mu.Unlock()
 		return pause
 	}
+	if m.loseLeft(now) {
+		pause = min(pause, orphanPause)
+	}
 	freed := m.poll(pollAll)
 	// While nothing is lent nobody can hold it too long. If nothing was sent either
 	// since the last look, the next message has the lanes tended again.

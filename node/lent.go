@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,12 +107,18 @@ func (m *memory) unlend(e *tokenEntry, now time.Time) {
 	}
 }
 
+// spend sees to it that a slot is not used again, nor others of its region:
+// somebody may read it for ever.
+func (m *memory) spend(e *tokenEntry) {
+	e.lost, e.region.spent = true, true
+	m.retireLocked(e.region)
+}
+
 // lose gives up a slot for good that somebody may read for ever, on one of the lanes
 // of mask or through a broker that is dead. Who has it on other lanes is waited for:
 // he may not have mapped the region yet.
 func (m *memory) lose(e *tokenEntry, mask uint64) {
-	e.lost, e.region.spent = true, true
-	m.retireLocked(e.region)
+	m.spend(e)
 	left := e.mask &^ mask
 	if e.mask != 0 && left == 0 {
 		m.lent.remove(e)
@@ -272,18 +279,52 @@ func (m *memory) quarantine(e *tokenEntry) {
 	m.checkDrained(r)
 }
 
-// disown gives up the slots that a lane's receiver has: nobody will tell when it
-// is done with them.
+// leftLane is a lane that no broker knows any more, with messages on it: its receiver
+// takes what is left, and clears bits as ever.
+type leftLane struct {
+	mask        uint64
+	since, last uint64 // between these serials its messages are: the bit may be another's now
+	until       time.Time
+}
+
+// disown gives up the slots that a lane's receiver has: no broker will tell when
+// that is gone. It is waited for, because a region that is returned cannot be read,
+// but not for longer than it may read without one.
 func (m *memory) disown(l *laneOut) {
 	m.mu.Lock()
-	for e := m.lent.first; e != nil; {
-		next := e.next
+	if m.uses(l) {
+		m.left = append(m.left, leftLane{mask: l.mask, since: l.since, last: m.serial, until: time.Now().Add(staleMax)})
+	}
+	for e := m.lent.first; e != nil; e = e.next {
 		if l.has(e) {
-			m.lose(e, l.mask)
+			m.spend(e)
 		}
-		e = next
 	}
 	m.unlock(true)
+}
+
+// loseLeft forgets lanes that no broker knows when nothing of them is held any more,
+// or its receiver has had its time. It reports whether there are others. m.mu is held.
+func (m *memory) loseLeft(now time.Time) bool {
+	m.left = slices.DeleteFunc(m.left, func(l leftLane) bool {
+		overdue, held := !now.Before(l.until), false
+		for e := m.lent.first; e != nil; {
+			next := e.next
+			if l.has(e) {
+				if held = true; overdue {
+					m.lose(e, l.mask)
+				}
+			}
+			e = next
+		}
+		return overdue || !held
+	})
+	return len(m.left) > 0
+}
+
+// has reports whether e was sent on l and its receiver is not done with it.
+func (l *leftLane) has(e *tokenEntry) bool {
+	return e.lost && e.serial > l.since && e.serial <= l.last && e.mask&l.mask != 0 && e.region.ledger.Held(e.slot.Index, l.mask)
 }
 
 // holders says who has this node's slots on lanes; "" if nobody.

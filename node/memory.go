@@ -39,6 +39,7 @@ type memory struct {
 	lent     lentList // published on lanes, oldest first but for those that were looked at
 	serial   uint64   // of the last message published on lanes
 	lanes    map[wire.RegionID]*laneOut
+	left     []leftLane // that no broker knows any more
 	bell     *lane.Bell // the node's own; nil while it has no lanes
 	clock    time.Time  // of the last message, for what needs no better
 	over     bool       // nothing new can be had here
