@@ -95,7 +95,7 @@ func (c *core) laneHeld(now time.Time, s *session, m *wire.LaneHeld) *wire.Error
 		return wire.Errorf(wire.CodeProtocol, "lane_held for lane %d, region %d, %d messages", m.Lane, m.Region, m.Count)
 	}
 	if r != nil { // it may have given the region back meanwhile, or brought it from another broker in vain
-		c.retire(r)
+		c.retireHeld(r)
 	}
 	l.overdue.count += int(m.Count)
 	l.held = *m

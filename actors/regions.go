@@ -174,6 +174,15 @@ func (c *core) retire(r *region) {
 	}
 }
 
+// retireHeld retires a region of which a slot is held for too long; but not while the
+// receiver of one of the owner's lanes has not come back since the broker started: it
+// may have yet to map the region.
+func (c *core) retireHeld(r *region) {
+	if !slices.ContainsFunc(r.owner.lanes, func(l *edgeLane) bool { return l.receiver.sess == nil && !l.until.IsZero() }) {
+		c.retire(r)
+	}
+}
+
 // reclaim takes back a region whose owner has left, once nobody reads from it
 // and the owner's process cannot write to it any more. What was sent by lanes may
 // still be held: such a region is not used again.
@@ -322,7 +331,7 @@ func (c *core) checkEdgeHolds(now time.Time, e *edge) {
 		}
 		e.holds.fresh = h.next
 		e.overdue.count++
-		c.retire(h.message.region)
+		c.retireHeld(h.message.region)
 	}
 	if e.overdue.count == 0 || now.Sub(e.overdue.logged) < holdLogInterval {
 		return
