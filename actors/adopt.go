@@ -27,7 +27,6 @@ type adoptPart struct {
 	region  wire.RegionID
 	g       shmpool.Geometry
 	name    string // the new one
-	spent   bool
 	lane    *wire.AdoptLane
 	edge    *edge // of the lane
 	waiters []*adoption
@@ -57,10 +56,9 @@ func (c *core) adopt(now time.Time, s *session, m *wire.Adopt) *wire.Error {
 			kind: adoptBell, region: m.BellRegion, g: shmpool.Geometry{SlotBytes: lane.BellSlotBytes, Slots: 1},
 		}, m.BellName)
 	}
-	for i, r := range slices.Concat(m.Regions, m.Spent) {
+	for _, r := range m.Regions {
 		c.takeOver(ad, &adoptPart{
 			kind: adoptRegion, region: r.Region, g: shmpool.Geometry{SlotBytes: r.SlotBytes, Slots: r.Slots},
-			spent: i >= len(m.Regions),
 		}, r.Name)
 	}
 	for i := range m.Lanes {
@@ -200,7 +198,7 @@ func (c *core) finishAdoption(now time.Time, ad *adoption) {
 			s.bell = bell{region: part.region, name: part.name, asked: true}
 			continue
 		}
-		r := &region{id: part.region, name: part.name, geometry: part.g, owner: s, spent: part.spent}
+		r := &region{id: part.region, name: part.name, geometry: part.g, owner: s}
 		c.regions[r.id], s.regions[r.id] = r, r
 		s.regionBytes += r.geometry.Bytes()
 		s.laned = true // its ledger may have bits that nobody will clear
@@ -215,10 +213,6 @@ func (c *core) finishAdoption(now time.Time, ad *adoption) {
 			}
 			answer.Regions = append(answer.Regions, wire.AdoptedRegion{Region: al.Lane, Name: l.name})
 			answer.Lanes = append(answer.Lanes, al.Lane)
-		} else if al.Role == wire.LaneSender {
-			for _, r := range s.regions { // its receiver reads on, and nobody hears when it is done
-				r.spent = true
-			}
 		}
 	}
 	// Before the node hears of windows: they count the edges that have no lane.

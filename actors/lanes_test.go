@@ -147,9 +147,8 @@ func parseAdopt(t tb, instance, body string) *wire.Adopt {
 		switch f[0] {
 		case "bell":
 			m.BellRegion, m.BellName = id, f[2]
-		case "region", "spent":
-			list := map[string]*[]wire.AdoptRegion{"region": &m.Regions, "spent": &m.Spent}[f[0]]
-			*list = append(*list, wire.AdoptRegion{Region: id, Name: f[2], SlotBytes: number(f[3]), Slots: uint32(number(f[4]))})
+		case "region":
+			m.Regions = append(m.Regions, wire.AdoptRegion{Region: id, Name: f[2], SlotBytes: number(f[3]), Slots: uint32(number(f[4]))})
 		case "lane":
 			a := args(f)
 			al := wire.AdoptLane{

@@ -150,7 +150,7 @@ func (c *core) giveBack(r *region, kind poolRequestKind) {
 			c.send(s, &wire.RegionClose{Region: r.id})
 		}
 	}
-	if (r.retired || r.spent) && kind == poolReturn {
+	if r.retired && kind == poolReturn {
 		kind = poolDiscard
 	}
 	delete(r.owner.regions, r.id)

@@ -113,7 +113,6 @@ type region struct {
 	messages int                                  // alive messages that lie in it
 	busy     [(shmpool.SlotsMax + 63) / 64]uint64 // a bit for each slot with one of them
 	retired  bool                                 // unlinked: nobody can open it any more
-	spent    bool                                 // not to be used again: somebody may read in it for ever
 	returned bool                                 // with the pool again
 }
 

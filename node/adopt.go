@@ -57,15 +57,13 @@ func (m *memory) offer(offer *wire.Adopt) {
 		if r.foreign.Load() {
 			continue
 		}
-		if len(offer.Regions)+len(offer.Spent) == wire.AdoptRegionsMax {
+		if len(offer.Regions) == wire.AdoptRegionsMax {
 			m.disclaim(r)
 			continue
 		}
-		list := &offer.Regions
-		if r.spent {
-			list = &offer.Spent // what is on lanes in it is still to be read, perhaps by who has not mapped it yet
-		}
-		*list = append(*list, wire.AdoptRegion{
+		// Also if slots of it are lost: what is on lanes in it is still to be read, perhaps
+		// by who has not mapped it yet. No broker uses adopted memory for anything else.
+		offer.Regions = append(offer.Regions, wire.AdoptRegion{
 			Region: id, Name: r.name, SlotBytes: r.mapping.Geometry().SlotBytes, Slots: r.mapping.Geometry().Slots,
 		})
 	}

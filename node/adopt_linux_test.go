@@ -59,7 +59,7 @@ func (c *peerConn) adopt() *wire.Adopt {
 // keepAll adopts everything, under new names.
 func keepAll(offer *wire.Adopt) *wire.Adopted {
 	a := &wire.Adopted{Bell: true}
-	for _, r := range slices.Concat(offer.Regions, offer.Spent) {
+	for _, r := range offer.Regions {
 		a.Regions = append(a.Regions, wire.AdoptedRegion{Region: r.Region, Name: r.Name + "-2"})
 	}
 	for _, l := range offer.Lanes {
@@ -73,7 +73,7 @@ func keepAll(offer *wire.Adopt) *wire.Adopted {
 // keepLanes adopts lanes and bells.
 func keepLanes(offer *wire.Adopt) *wire.Adopted {
 	rest := *offer
-	rest.Regions, rest.Spent = nil, nil
+	rest.Regions = nil
 	return keepAll(&rest)
 }
 
@@ -194,7 +194,7 @@ func TestBrokeredSlotsAreLost(t *testing.T) {
 	copy(loan.Bytes(), "later")
 	w.kill()
 	sender, _ := w.comeBack(keepAll)
-	if len(sender.Regions) != 0 || len(sender.Spent) != 1 || len(sender.Lanes) != 1 {
+	if len(sender.Regions) != 1 || len(sender.Lanes) != 1 {
 		t.Errorf("sender offers %s", sender)
 	}
 	w.cs.send(&wire.Flow{Output: 0, Epoch: 1, Receivers: 1, Window: wire.WindowUnlimited})
@@ -364,10 +364,10 @@ func TestHeldInRegionNotAdopted(t *testing.T) {
 	held := w.next()
 	w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 2, Window: wire.WindowUnlimited, Brokered: 1})
 	eventually(t, "flow", func() bool { return w.out.Receivers() == 2 })
-	w.send("both ways") // in that region, which is spent therefore
+	w.send("both ways") // in that region
 	expectLane[*wire.Publish](w.cs)
 	w.kill()
-	if sender, _ := w.comeBack(keepLanes); len(sender.Regions) != 0 || len(sender.Spent) != 1 || len(sender.Lanes) != 1 {
+	if sender, _ := w.comeBack(keepLanes); len(sender.Regions) != 1 || len(sender.Lanes) != 1 {
 		t.Fatalf("sender offers %s", sender)
 	}
 	w.skipReconnected()
@@ -392,11 +392,11 @@ func TestHeldInRegionNotAdopted(t *testing.T) {
 // broker gets it in a place that it knows.
 func TestHalfwayPublishedIsAdopted(t *testing.T) {
 	for name, test := range map[string]struct {
-		spent bool // the dead broker keeps a slot of that region
+		lost bool // the dead broker keeps a slot of that region
 		keep  func(*wire.Adopt) *wire.Adopted
 	}{
 		"region":                {false, keepAll},
-		"spent region":          {true, keepAll},
+		"region with a lost slot":          {true, keepAll},
 		"region is not adopted": {true, keepLanes},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -404,7 +404,7 @@ func TestHalfwayPublishedIsAdopted(t *testing.T) {
 			l := w.lane(8, wire.PolicyDropOldest, 3)
 			w.cs.send(&wire.Flow{Output: 0, Epoch: 2, Receivers: 2, Window: 10, Brokered: 1})
 			eventually(t, "flow", func() bool { return w.out.Receivers() == 2 })
-			if test.spent {
+			if test.lost {
 				w.send("before")
 				expectLane[*wire.Publish](w.cs)
 			}
@@ -417,7 +417,7 @@ func TestHalfwayPublishedIsAdopted(t *testing.T) {
 			}
 			w.kill()
 			sender, _ := w.comeBack(test.keep)
-			if len(sender.Regions)+len(sender.Spent) != 1 || len(sender.Spent) == 1 != test.spent {
+			if len(sender.Regions) != 1 {
 				t.Errorf("sender offers %s", sender)
 			}
 			w.cs.send(&wire.Flow{Output: 0, Epoch: 5, Receivers: 2, Window: 10, Brokered: 2},
@@ -435,14 +435,14 @@ func TestHalfwayPublishedIsAdopted(t *testing.T) {
 			if pong, fault := expectEither[*wire.Pong, *wire.Error](w.cs); fault != nil || pong.Nonce != 7 {
 				t.Errorf("got %v", fault)
 			}
-			if test.spent { // what is on the lane is still to be read
+			if test.lost { // what is on the lane is still to be read
 				if n := w.used(); n != 1 {
 					t.Errorf("%d slots are used", n)
 				}
 				w.cs.send(&wire.LaneClose{Lane: l.region.id, Settled: true, Reason: "its receiver is gone"})
 			}
 			eventually(t, "the slot is free", func() bool { return w.used() == 0 })
-			if name == "spent region" {
+			if name == "region with a lost slot" {
 				if got := expectLane[*wire.RegionReturn](w.cs); got.Region != w.region(0).id {
 					t.Errorf("got %s", got)
 				}

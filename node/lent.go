@@ -110,7 +110,7 @@ func (m *memory) unlend(e *tokenEntry, now time.Time) {
 // spend sees to it that a slot is not used again, nor others of its region:
 // somebody may read it for ever.
 func (m *memory) spend(e *tokenEntry) {
-	e.lost, e.region.spent = true, true
+	e.lost = true
 	m.retireLocked(e.region)
 }
 

@@ -94,8 +94,6 @@ type leasedRegion struct {
 	// retired: no new message goes into it. A loan in it may still go to the broker,
 	// and to no lane: its receiver may not have the region any more.
 	retired atomic.Bool
-	// spent: slots of it are lost. Those that are on lanes, too, are still to be read.
-	spent bool
 	// quarantine has the slots of which nobody can tell any more when their
 	// readers are done. They are not used again; when all others are free the
 	// region is given up with them in it.

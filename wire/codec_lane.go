@@ -151,36 +151,25 @@ const (
 )
 
 func (m *Adopt) encode(w *writer) {
-	if len(m.Regions)+len(m.Spent) > AdoptRegionsMax || len(m.Lanes) > AdoptLanesMax {
+	if len(m.Regions) > AdoptRegionsMax || len(m.Lanes) > AdoptLanesMax {
 		panic("wire: adopt: more than AdoptRegionsMax regions or AdoptLanesMax lanes")
 	}
-	n := 5
-	if len(m.Spent) > 0 {
-		n++
-	}
-	w.message(KindAdopt, n)
+	w.message(KindAdopt, 5)
 	w.name("instance", m.Instance, IDBytesMax)
 	w.uint(uint64(m.BellRegion))
 	w.name("bell_name", m.BellName, TextBytesMax)
-	encodeRegions(w, m.Regions)
-	w.array(len(m.Lanes))
-	for i := range m.Lanes {
-		m.Lanes[i].encode(w)
-	}
-	if len(m.Spent) > 0 {
-		encodeRegions(w, m.Spent)
-	}
-}
-
-func encodeRegions(w *writer, regions []AdoptRegion) {
-	w.array(len(regions))
-	for i := range regions {
-		g := &regions[i]
+	w.array(len(m.Regions))
+	for i := range m.Regions {
+		g := &m.Regions[i]
 		w.array(adoptRegionFields)
 		w.uint(uint64(g.Region))
 		w.name("name", g.Name, TextBytesMax)
 		w.uint(g.SlotBytes)
 		w.uint(uint64(g.Slots))
+	}
+	w.array(len(m.Lanes))
+	for i := range m.Lanes {
+		m.Lanes[i].encode(w)
 	}
 }
 
@@ -203,20 +192,13 @@ func (m *Adopt) decode(r *reader) {
 	m.Instance = r.id("instance")
 	m.BellRegion = r.region("bell_region")
 	m.BellName = r.text("bell_name")
-	m.Regions = readRegions(r, "regions", AdoptRegionsMax)
+	m.Regions = readList(r, "regions", adoptRegionFields, AdoptRegionsMax, func(r *reader) AdoptRegion {
+		return AdoptRegion{Region: r.laneID("region"), Name: r.text("name"), SlotBytes: r.u64("slot_bytes"), Slots: r.u32("slots")}
+	})
 	m.Lanes = readList(r, "lanes", adoptLaneFields, AdoptLanesMax, func(r *reader) AdoptLane {
 		return AdoptLane{Lane: r.laneID("lane"), Role: r.laneRole(), Port: r.id("port"), Peer: r.text("peer"),
 			Bit: r.laneBit(), QueueSize: r.laneQueueSize(), Policy: r.policy(), HoldTimeoutMS: r.u32("hold_timeout_ms"),
 			Name: r.text("name"), SlotBytes: r.u64("slot_bytes"), PeerBellRegion: r.laneID("peer_bell_region")}
-	})
-	if r.appended() {
-		m.Spent = readRegions(r, "spent", AdoptRegionsMax-len(m.Regions))
-	}
-}
-
-func readRegions(r *reader, field string, most int) []AdoptRegion {
-	return readList(r, field, adoptRegionFields, most, func(r *reader) AdoptRegion {
-		return AdoptRegion{Region: r.laneID("region"), Name: r.text("name"), SlotBytes: r.u64("slot_bytes"), Slots: r.u32("slots")}
 	})
 }
 

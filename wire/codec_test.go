@@ -108,7 +108,6 @@ func TestEncoderPanics(t *testing.T) {
 		"too many ports":     &Ports{Outputs: make([]OutputPort, PortsMax+1)},
 		"metadata too long":  &Publish{Metadata: make([]byte, MetadataBytesMax+1)},
 		"too many regions":   &Adopt{Regions: make([]AdoptRegion, AdoptRegionsMax+1)},
-		"too many of both":   &Adopt{Regions: make([]AdoptRegion, AdoptRegionsMax), Spent: make([]AdoptRegion, 1)},
 		"too many lanes":     &Adopt{Lanes: make([]AdoptLane, AdoptLanesMax+1)},
 		"too many adopted":   &Adopted{Regions: make([]AdoptedRegion, AdoptedNamesMax+1)},
 		"port too long":      &Adopt{Lanes: []AdoptLane{{Port: strings.Repeat("x", IDBytesMax+1)}}},

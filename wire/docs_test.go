@@ -69,7 +69,7 @@ func TestDocumentedSession(t *testing.T) {
 // appendedFields are those that a message leaves out when they have their usual
 // value.
 var appendedFields = map[Kind]int{KindPublish: 1, KindFlow: 1, KindAttach: 1, KindRegionOpen: 1, KindLaneStart: 1,
-	KindWelcome: 1, KindLaneGrant: 1, KindAdopt: 1}
+	KindWelcome: 1, KindLaneGrant: 1}
 
 // Each kind has its section with each field, and each number its row.
 func TestDocumentedTables(t *testing.T) {

@@ -11,11 +11,10 @@ const FeatureLanes Features = 1 << 0
 const (
 	LaneBitMax       = 62     // bits of a ledger word that lanes have; bit 63 is the broker's
 	LaneQueueSizeMax = 65_536 // messages
-	AdoptRegionsMax  = 4096   // Adopt.Regions, and Adopt.Spent
+	AdoptRegionsMax  = 4096   // Adopt.Regions
 	AdoptLanesMax    = 4096   // Adopt.Lanes, Adopted.Lanes
 
-	// AdoptedNamesMax bounds Adopted.Regions: regions and lanes, and the bell. Spent
-	// regions are among the first: a node offers no more of both.
+	// AdoptedNamesMax bounds Adopted.Regions: all regions and lanes, and the bell.
 	AdoptedNamesMax = AdoptRegionsMax + AdoptLanesMax + 1
 )
 
@@ -129,9 +128,6 @@ type Adopt struct {
 	BellName   string
 	Regions    []AdoptRegion
 	Lanes      []AdoptLane
-	// Spent are regions in which nothing new is sent, because somebody reads in them of
-	// whom nobody will hear again: their memory is never used for anything else.
-	Spent []AdoptRegion
 }
 
 // AdoptRegion is a region that the node leases.

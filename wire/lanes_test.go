@@ -47,7 +47,6 @@ func laneSamples(meta RawMetadata) []sample {
 				{Lane: lane + 4, Role: LaneReceiver, Port: "in", Peer: "plan/way", Bit: LaneBitMax, QueueSize: 1, Policy: PolicyDropNewest,
 					Name: name("f"), SlotBytes: 2048, PeerBellRegion: bell + 7}}}},
 		{"adopt, nothing", &Adopt{Instance: "5f3a9c01"}},
-		{"adopt, spent", &Adopt{Instance: "5f3a9c01", Spent: []AdoptRegion{{Region: region, Name: name("2"), SlotBytes: 4096, Slots: 16}}}},
 		{"adopted", &Adopted{Regions: []AdoptedRegion{{Region: region, Name: "brokerd-77aa0102-2-8899aabbccddeeff"},
 			{Region: lane, Name: "brokerd-77aa0102-b-8899aabbccddeeff"}}, Lanes: []RegionID{lane}, Bell: true}},
 		{"adopted, nothing", &Adopted{}},

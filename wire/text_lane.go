@@ -48,7 +48,13 @@ func (m *LaneHeld) appendText(b []byte) []byte {
 
 func (m *Adopt) appendText(b []byte) []byte {
 	l := start(b, KindAdopt).str("instance", m.Instance).uint("bell", uint64(m.BellRegion)).str("bell_name", m.BellName)
-	l = append(append(l, " regions=["...).regions(m.Regions), "] lanes=["...)
+	l = append(l, " regions=["...)
+	for i, g := range m.Regions {
+		l = l.element(i, g.Region).str("name", g.Name).
+			uint("slot_bytes", g.SlotBytes).uint("slots", uint64(g.Slots))
+		l = append(l, '}')
+	}
+	l = append(l, "] lanes=["...)
 	for i, a := range m.Lanes {
 		l = l.element(i, a.Lane).word("role", a.Role.String()).str("port", a.Port).str("peer", a.Peer).
 			uint("bit", uint64(a.Bit)).uint("queue", uint64(a.QueueSize)).word("policy", a.Policy.String()).
@@ -56,20 +62,7 @@ func (m *Adopt) appendText(b []byte) []byte {
 			uint("peer_bell", uint64(a.PeerBellRegion))
 		l = append(l, '}')
 	}
-	l = append(l, ']')
-	if len(m.Spent) > 0 {
-		l = append(append(l, " spent=["...).regions(m.Spent), ']')
-	}
-	return l
-}
-
-func (l line) regions(regions []AdoptRegion) line {
-	for i, g := range regions {
-		l = l.element(i, g.Region).str("name", g.Name).
-			uint("slot_bytes", g.SlotBytes).uint("slots", uint64(g.Slots))
-		l = append(l, '}')
-	}
-	return l
+	return append(l, ']')
 }
 
 func (m *Adopted) appendText(b []byte) []byte {
