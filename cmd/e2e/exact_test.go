@@ -97,7 +97,7 @@ func exactness(t *testing.T, lanes bool) {
 		t.Errorf("%d messages went through the broker", in)
 	}
 	w.finish()
-	drops, _ := w.broker.log.drops(false)
+	drops, _ := w.broker.log.drops()
 	for id, r := range reports {
 		for input, published := range counts {
 			compare(t, edgeTo(t, status, id+"/"+input), r.Inputs[input], published, drops)

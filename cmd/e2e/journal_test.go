@@ -151,10 +151,20 @@ type dropSum struct {
 	seqFirst, seqLast uint64
 }
 
+// records are those of the drop log.
+func (j *journal) records() (all []wire.DropRecord) {
+	for _, e := range j.all(0) {
+		var r wire.DropRecord
+		if e.text("logger") == "drop" && json.Unmarshal([]byte(e.raw), &r) == nil {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
 // drops adds up the drop log, and reports records that contradict themselves or
-// those before them. restarts says that senders have started anew, with their
-// numbers from 1: a record may then cover messages of two lives.
-func (j *journal) drops(restarts bool) (map[dropKey]*dropSum, []error) {
+// those before them.
+func (j *journal) drops() (map[dropKey]*dropSum, []error) {
 	sums := map[dropKey]*dropSum{}
 	var wrong []error
 	for _, e := range j.all(0) {
@@ -179,7 +189,7 @@ func (j *journal) drops(restarts bool) (map[dropKey]*dropSum, []error) {
 		switch {
 		case r.Count == 0 || r.SeqFirst == 0 || r.SeqLast < r.SeqFirst:
 			wrong = append(wrong, fmt.Errorf("drop record without content: %s", e.raw))
-		case r.Count > r.SeqLast-r.SeqFirst+1 && !restarts:
+		case r.Count > r.SeqLast-r.SeqFirst+1:
 			wrong = append(wrong, fmt.Errorf("more drops than numbers: %s", e.raw))
 		case r.Total != s.count:
 			wrong = append(wrong, fmt.Errorf("total %d, the records so far say %d: %s", r.Total, s.count, e.raw))

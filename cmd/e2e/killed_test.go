@@ -273,7 +273,7 @@ func TestDrain(t *testing.T) {
 	if names := shmNames(w.prefix); len(names) > 0 {
 		t.Errorf("left in %s: %v", shmDir, names)
 	}
-	if _, wrong := b.log.drops(false); len(wrong) > 0 {
+	if _, wrong := b.log.drops(); len(wrong) > 0 {
 		t.Errorf("drop log: %v", wrong)
 	}
 	sink.do(order{Do: "recheck"})

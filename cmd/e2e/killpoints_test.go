@@ -111,7 +111,7 @@ func TestKillPointsSender(t *testing.T) {
 
 func killPointsSender(t *testing.T, policy wire.Policy) {
 	w := laneWorld(t, fmt.Sprintf(doomedSenderFlow, policy))
-	w.restarts, w.vague = true, true
+	w.vague = true
 	receivers := []*child{
 		w.start("block", program{Receive: true, Sleep: 300 * time.Microsecond}),
 		w.start("drops", program{Receive: true, Sleep: 300 * time.Microsecond}),

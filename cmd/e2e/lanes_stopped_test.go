@@ -92,7 +92,7 @@ func TestLanesReceiverStopped(t *testing.T) {
 	status := w.eventually("the last messages", settled)
 	w.slotsFree(source)
 	w.finish()
-	drops, _ := w.broker.log.drops(false)
+	drops, _ := w.broker.log.drops()
 	compare(t, edgeTo(t, status, "frozen/frames"), in, s.Sent, drops)
 	compare(t, edgeTo(t, status, "oldest/frames"), oldest, s.Sent, drops)
 	observe(t, "a receiver on a lane is stopped (SIGSTOP)",

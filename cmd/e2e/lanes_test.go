@@ -233,7 +233,7 @@ func TestLanesMoves(t *testing.T) {
 		t.Logf("%-12s %6d received, %6d dropped", e.To, guests, e.Dropped)
 	}
 	w.finish()
-	drops, _ := w.broker.log.drops(false)
+	drops, _ := w.broker.log.drops()
 	e := edgeTo(t, status, "policy/frames")
 	e.Policy = wire.PolicyDropNewest.String() // at times
 	e.Bytes = 0                               // it knows those that went through it

@@ -156,7 +156,7 @@ func (s *stage) sender() {
 	switch s.cell.event {
 	case eventKill, eventTerm, eventCrash, eventExit:
 		s.die(source)
-		s.away["source"], s.restarts = true, true
+		s.away["source"] = true
 		s.gone("source")
 		s.open(receivers...)
 		for _, id := range receivers {
@@ -235,8 +235,8 @@ func (b *bystanders) checkAfter(c cell) {
 	l := b.w.closed(b.sink, "frames").Lives[0]
 	e := edgeTo(b.w.t, b.w.eventually("the bystanders' last message", settled), "sink/frames")
 	var logged uint64
-	for i, d := range append(slices.Clone(b.w.past), b.w.broker) {
-		sums, _ := d.log.drops(i > 0)
+	for _, d := range append(slices.Clone(b.w.past), b.w.broker) {
+		sums, _ := d.log.drops()
 		for key, sum := range sums {
 			if key.to == "sink/frames" {
 				logged += sum.count

@@ -224,7 +224,7 @@ func TestSiege(t *testing.T) {
 	t.Parallel()
 	frames, seconds := siegeSize(t)
 	w := laneWorld(t, siegeFlow(), "--handshake-timeout", "2s", "--buffers-max", "80MiB")
-	w.vague, w.restarts, w.crowded, w.regionFiles = true, true, true, 2
+	w.vague, w.crowded, w.regionFiles = true, true, 2
 	p, before := w.settle(2 * time.Second)
 	g := w.gauge()
 	p.mark()
@@ -260,7 +260,6 @@ func TestSiegeOfQuestions(t *testing.T) {
 		seconds = 20
 	}
 	w := laneWorld(t, siegeFlow())
-	w.restarts = true
 	p, before := w.settle(2 * time.Second)
 	g := w.gauge()
 	p.mark()
@@ -285,7 +284,6 @@ func TestSiegeOfConnections(t *testing.T) {
 	}
 	w := prepare(t, siegeFlow(), "--handshake-timeout", "5s")
 	w.lanes, w.filesLimit, w.regionFiles = true, 256, 2
-	w.restarts = true
 	w.startBroker("127.0.0.1:0")
 	p, before := w.settle(2 * time.Second)
 	g := w.gauge()

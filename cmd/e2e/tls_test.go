@@ -68,7 +68,7 @@ func TestTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := prepare(t, mixedFlow, "--tls-cert", cert, "--tls-key", key, "--tls-client-ca", cert, "--auth-token-file", token)
-	w.lanes, w.regionFiles, w.restarts = true, 2, true
+	w.lanes, w.regionFiles = true, 2
 	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {
 		t.Fatal(err)

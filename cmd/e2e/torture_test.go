@@ -271,7 +271,6 @@ func (w *torture) killReceiver() {
 func (w *torture) killSender() {
 	w.t.Helper()
 	w.node("source").kill()
-	w.restarts = true
 	w.gone("source")
 	moment()
 	w.start("source", program{})

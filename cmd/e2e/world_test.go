@@ -45,8 +45,6 @@ type world struct {
 	user *syscall.Credential
 	// control is how the test itself connects; the address is the broker's.
 	control control.Config
-	// restarts is set when a sender was killed and started again.
-	restarts bool
 	// crowded is set when nodes come and go so often that this test may not read the
 	// log as fast as it is written. Drops are in it all the same.
 	crowded bool
@@ -368,7 +366,7 @@ func (w *world) checkFiles(s wire.Status) {
 // no broker in order writes.
 func (w *world) checkLog(s wire.Status) {
 	w.t.Helper()
-	sums, wrong := w.broker.log.drops(w.restarts || w.lanes && len(w.past) > 0)
+	sums, wrong := w.broker.log.drops()
 	for _, err := range wrong {
 		if !w.vague {
 			w.t.Error(err)
