@@ -393,11 +393,11 @@ func TestHeldInRegionNotAdopted(t *testing.T) {
 func TestHalfwayPublishedIsAdopted(t *testing.T) {
 	for name, test := range map[string]struct {
 		lost bool // the dead broker keeps a slot of that region
-		keep  func(*wire.Adopt) *wire.Adopted
+		keep func(*wire.Adopt) *wire.Adopted
 	}{
-		"region":                {false, keepAll},
-		"region with a lost slot":          {true, keepAll},
-		"region is not adopted": {true, keepLanes},
+		"region":                  {false, keepAll},
+		"region with a lost slot": {true, keepAll},
+		"region is not adopted":   {true, keepLanes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newLaneWorld(t)
