@@ -179,6 +179,42 @@ func TestLanesThatAreNotAdopted(t *testing.T) {
 	eventually(t, "regions that nobody adopted are given up", func() bool { return w.sender.Stats().Regions == 0 })
 }
 
+// TestOrphanWithoutItsRegion: messages on a lane that nobody has adopted lie in a
+// region that nobody announces. They do not come behind later ones, whatever is
+// announced after those.
+func TestOrphanWithoutItsRegion(t *testing.T) {
+	w := newLaneWorld(t)
+	w.lane(8, wire.PolicyDropOldest, 3)
+	w.send("a")
+	w.send("b")
+	w.cr.send(&wire.RegionClose{Region: w.region(0).id}, &wire.Ping{Nonce: 1})
+	expectLane[*wire.Pong](w.cr)
+	w.kill()
+	w.comeBack(keepNone)
+	eventually(t, "the sender has ended the lane", func() bool { return w.out.Lanes() == 0 })
+	mustNext(t, w.receiver, EventReconnected)
+	go func() {
+		r := &w.receiver.receiver
+		eventually(t, "the receiver asks for messages", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.session != nil && r.session.recv.limit > 0
+		})
+		w.cr.send(&wire.Inputs{Items: []wire.Input{inline(4, "d")}})
+	}()
+	w.wantNext(4, "d", 2)
+	open := w.region(0).open()
+	open.Owner = w.bells[0].id
+	w.cr.send(open, &wire.Ping{Nonce: 2})
+	expectLane[*wire.Pong](w.cr)
+	if n := w.receiver.Stats().Rejected; n != 2 {
+		t.Errorf("%d rejected", n)
+	}
+	if ev, err := w.receiver.Next(canceled()); err == nil {
+		t.Errorf("there is more: %+v", ev)
+	}
+}
+
 // TestBrokeredSlotsAreLost: nobody can tell when their readers are done.
 func TestBrokeredSlotsAreLost(t *testing.T) {
 	w := newLaneWorld(t)

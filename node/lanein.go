@@ -313,15 +313,25 @@ func (r *receiver) nextOnLane(a *aftermath) (Event, bool) {
 }
 
 // orphanFirst returns a message of an orphan lane whose input has messages of the
-// new broker: those were sent later.
+// new broker: those were sent later. By then all regions were announced that ever
+// will be, so what waits for another one waits in vain.
 func (r *receiver) orphanFirst(a *aftermath) (Event, bool) {
 	head := r.queue.peek()
 	if head.input == nil {
 		return Event{}, false
 	}
-	for _, l := range r.lanes.active {
-		if l.orphan && l.input.info.ID == head.input.info.ID {
-			return r.popLane(l, a)
+	for _, l := range slices.Clone(r.lanes.active) { // those that have ended leave it
+		if !l.orphan || l.input.info.ID != head.input.info.ID {
+			continue
+		}
+		for {
+			if ev, got := r.popLane(l, a); got {
+				return ev, true
+			}
+			if !l.parked.active || !r.lanes.online {
+				break
+			}
+			l.parked.until = time.Time{}
 		}
 	}
 	return Event{}, false
