@@ -150,7 +150,10 @@ func measured(t *testing.T, paths map[string]float64) *Report {
 		f.add(outcome{oneWayNS: []int64{int64(20 + size>>20)}})
 		r.Flat = append(r.Flat, f)
 	}
-	r.First = []FirstResult{{Path: PathLane, Bytes: 40 << 20, Reserved: true, FirstNS: []int64{300}, SteadyP50NS: []int64{100}}}
+	r.First = []FirstResult{
+		{Path: PathLane, Bytes: 40 << 20, Reserved: true, FirstNS: []int64{190}, SteadyP50NS: []int64{100}},
+		{Path: PathLane, Bytes: 40 << 20, FirstNS: []int64{300}, SteadyP50NS: []int64{100}},
+	}
 	r.finish()
 	return r
 }
@@ -176,7 +179,8 @@ func TestGoals(t *testing.T) {
 		"cost of a Send":                   true,
 		"processor time of a Send":         false,
 		"allocations a message, 64 B":      true,
-		"first message of 40 MiB":          false,
+		"later ones, memory reserved":      true,
+		"later ones, memory as it comes":   false,
 		"allocations a message, 40 MiB, l": true,
 	} {
 		if g := verdict(t, r, what); g.Reached != want {

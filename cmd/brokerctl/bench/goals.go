@@ -118,11 +118,17 @@ func allocGoals(r *Report) (all []Goal) {
 	return all
 }
 
-func firstGoal(r *Report) []Goal {
+func firstGoal(r *Report) (all []Goal) {
 	for _, f := range r.First {
-		if f.Path == PathLane && f.Reserved {
-			return []Goal{newGoal(fmt.Sprintf("first message of %s / later ones", FormatBytes(f.Bytes)), true, firstMax, f.Ratio)}
+		if f.Path != PathLane {
+			continue
 		}
+		memory := "as it comes"
+		if f.Reserved {
+			memory = "reserved"
+		}
+		what := fmt.Sprintf("first message of %s / later ones, memory %s", FormatBytes(f.Bytes), memory)
+		all = append(all, newGoal(what, true, firstMax, f.Ratio))
 	}
-	return nil
+	return all
 }
