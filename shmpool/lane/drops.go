@@ -75,9 +75,10 @@ func (k *Keeper) due(untold uint64) uint64 {
 	// with the next ones, it would be a count without numbers.
 	due = max(due, min(k.noted.Count, untold))
 	// And what was counted and not noted yet would have the numbers of others. Its
-	// producer has until the next look; if it is stopped or dead, it goes without.
-	late := due - min(due, k.noted.Count)
-	k.late = late - min(late, k.late)
+	// producer has until the next look; if it is stopped or dead, it goes without. What is
+	// noted by now are those of the last look first.
+	late, stale := due-min(due, k.noted.Count), k.late-min(k.late, k.noted.Count)
+	k.late = late - min(late, stale)
 	return due - k.late
 }
 
