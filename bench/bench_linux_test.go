@@ -192,7 +192,7 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%v: exit status %d, want %d: %s", args, got, want, errOut.String())
 		}
 	}
-	for _, part := range []string{"pigeon", "--quick", "shmipc-go", "--rounds"} {
+	for _, part := range []string{"pigeon", "--quick", "shmipc-go", "--rounds", "  dora ", "Exit status: 0 measured", "3 a goal is missed"} {
 		if !strings.Contains(errOut.String(), part) {
 			t.Errorf("%q is not mentioned in\n%s", part, errOut.String())
 		}

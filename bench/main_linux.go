@@ -41,6 +41,15 @@ const (
 	exitMissed = 3
 )
 
+const examples = `  go -C bench run . --quick
+  go -C bench run . --strict --json > report.json
+  go -C bench run . --paths lane,limit,shmipc --sizes 64,4K,40M --fanout "" --plot /tmp/latency.png
+`
+
+var statuses = fmt.Sprintf(`Exit status: 0 measured; %d not measured, interrupted, or not done within --timeout;
+%d wrong usage; %d a goal is missed, with --strict.
+`, exitFailed, exitUsage, exitMissed)
+
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // paths are all that can be measured.
@@ -119,11 +128,12 @@ func parse(args []string, errOut io.Writer) (*options, error) {
 	flags.StringVar(&o.brokerd, "brokerd", "", "the brokerd to measure (default: built from the source beside this one)")
 	flags.DurationVar(&o.timeout, "timeout", 30*time.Minute, "end a run that takes longer")
 	flags.Usage = func() {
-		fmt.Fprintf(errOut, "Usage: bench [flags]\n\nMeasures:\n")
+		fmt.Fprintf(errOut, "Usage: bench [flags]\n\nMeasures brokerd beside its peers, on Linux. Nothing else should run on the machine.\n\nMeasures:\n")
 		for _, p := range paths() {
 			fmt.Fprintf(errOut, "  %-14s %s\n", p.Name, p.What)
 		}
-		fmt.Fprintf(errOut, "\nFlags:\n%s", flags.FlagUsages())
+		fmt.Fprintf(errOut, "\nPresets; the other flags change what is in them:\n%s\nExamples:\n%s\nFlags:\n%s\n%s",
+			bench.PresetUsage(), examples, flags.FlagUsages(), statuses)
 	}
 	if err := flags.Parse(args); err != nil {
 		return nil, err

@@ -28,12 +28,6 @@ import (
 // burnCommand is the first argument of a process that never rests.
 const burnCommand = "burn"
 
-// Exit statuses.
-const (
-	exitFailed = 1
-	exitUsage  = 2
-)
-
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 func run(args []string, in io.Reader, out, errOut io.Writer) int {

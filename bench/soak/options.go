@@ -31,6 +31,31 @@ const (
 	lagStress     = 15 * time.Second
 )
 
+// shmNeededMiB is how much of /dev/shm has to be free.
+const shmNeededMiB = 350
+
+// Exit statuses.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+const usageText = `Usage: soak [flags]
+
+Twelve nodes and a broker under load, killed and stopped all the time; every message
+is accounted for at the end, and nothing may grow. It needs Linux and %d MiB of /dev/shm.
+
+Examples:
+  go -C bench run ./soak --for 2m                             as CI does
+  go -C bench run ./soak --for 5m --stress 8                  beside eight processes that never rest
+  go -C bench run ./soak --seed 4711 --dir /var/tmp/soak      the same draws again; keep everything
+
+Flags:
+%s
+Exit status: 0 nothing is wrong; %d something is, or it could not run or was interrupted;
+%d wrong usage.
+`
+
 func parse(args []string, errOut io.Writer) (*options, error) {
 	o := &options{}
 	flags := pflag.NewFlagSet("soak", pflag.ContinueOnError)
@@ -47,7 +72,7 @@ func parse(args []string, errOut io.Writer) (*options, error) {
 	flags.StringVar(&o.brokerd, "brokerd", "", "the brokerd to test (default: built from the source beside this one)")
 	flags.BoolVar(&o.race, "race", false, "build that brokerd with the race detector")
 	flags.Usage = func() {
-		fmt.Fprintf(errOut, "Usage: soak [flags]\n\nTwelve nodes and a broker under load, killed and stopped all the time; every message\nis accounted for at the end, and nothing may grow.\n\nFlags:\n%s", flags.FlagUsages())
+		fmt.Fprintf(errOut, usageText, shmNeededMiB, flags.FlagUsages(), exitFailed, exitUsage)
 	}
 	if err := flags.Parse(args); err != nil {
 		return nil, err

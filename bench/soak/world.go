@@ -58,7 +58,7 @@ func newWorld(dir, program string, seed uint64) (*world, error) {
 	free := int(fs.Bavail * uint64(fs.Bsize) / mib)
 	w.limitMiB = min(1024, free*3/4)
 	if w.limitMiB < 256 {
-		return nil, fmt.Errorf("%s has %d MiB free, the soak needs 350", shmDir, free)
+		return nil, fmt.Errorf("%s has %d MiB free, the soak needs %d", shmDir, free, shmNeededMiB)
 	}
 	return w, os.WriteFile(w.flow, []byte(flowText()), 0o644)
 }

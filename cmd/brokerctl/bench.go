@@ -25,9 +25,10 @@ payload is copied in until the receiver has touched every page.
 
 %s
 It measures too what further receivers cost the sender, what the first large
-message costs, and how many objects each message allocates. Presets: full; quick,
-in about a minute; dora, the workload of dora-rs's own benchmark.
+message costs, and how many objects each message allocates.
 
+Presets; the other flags change what is in them:
+%s
 Without --addr it starts a broker of its own, beside brokerctl or in $PATH.
 Nothing else should run on the machine; compare ratios, not numbers of two runs.`
 
@@ -48,7 +49,7 @@ func newBenchCommand(t *tool) *cobra.Command {
 	command := &cobra.Command{
 		Use:     "bench",
 		Short:   "Measure latency and throughput",
-		Long:    fmt.Sprintf(benchLong, paths),
+		Long:    fmt.Sprintf(benchLong, paths, bench.PresetUsage()),
 		Example: benchExample,
 		Args:    arguments(0, 0, ""),
 		RunE: func(*cobra.Command, []string) error {

@@ -237,3 +237,12 @@ func TestFlowHasAnEdgeForEverySizeAndReceiver(t *testing.T) {
 		}
 	}
 }
+
+func TestPresetUsage(t *testing.T) {
+	text := PresetUsage()
+	for _, name := range Presets() {
+		if !strings.Contains(text, "  "+name+" ") {
+			t.Errorf("%s is not in\n%s", name, text)
+		}
+	}
+}

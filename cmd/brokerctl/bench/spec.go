@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -82,6 +83,33 @@ func Preset(name string, paths, references []string) (Spec, error) {
 		return s, fmt.Errorf("no preset %q; there are %v", name, Presets())
 	}
 	return s, nil
+}
+
+// PresetUsage says what each preset contains.
+func PresetUsage() string {
+	var b strings.Builder
+	for _, preset := range []struct{ name, note string }{
+		{PresetFull, "a few minutes"},
+		{PresetQuick, "about a minute"},
+		{PresetDora, "the workload of dora-rs's own benchmark"},
+	} {
+		s, _ := Preset(preset.name, []string{PathLane, PathBrokered, PathLaneLoan}, nil) // a preset that there is
+		line := func(format string, args ...any) { fmt.Fprintf(&b, "         "+format+"\n", args...) }
+		fmt.Fprintf(&b, "  %-6s %s: %d rounds\n", preset.name, preset.note, s.Rounds)
+		line("%d messages of each size, %v apart or more: %s", s.Count, s.Interval, joinSizes(s.Sizes))
+		unpaced := s.Unpaced.String()
+		if s.UnpacedCount > 0 {
+			unpaced = fmt.Sprint(s.UnpacedCount, " messages")
+		}
+		line("%s back to back: %s", unpaced, joinSizes(s.UnpacedSizes))
+		if len(s.FanoutPaths) > 0 {
+			line("%s to %s receivers", joinSizes([]int{s.FanoutSize}), joinSizes(s.Fanout))
+		}
+		if len(s.FirstPaths) > 0 {
+			line("the first message of %s beside later ones", joinSizes([]int{s.FirstSize}))
+		}
+	}
+	return b.String()
 }
 
 // among lists those of want that have has.
