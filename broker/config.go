@@ -272,6 +272,6 @@ func (c *Config) validateMemory(bad func(string, ...any)) {
 		bad("shm_cache: %d bytes are more than shm_limit, %d", c.CacheBytes, c.TotalBytes)
 	}
 	if c.RegionsMax < 1 {
-		bad("regions_max: %d, at least 1 is needed", c.RegionsMax)
+		bad("shm_regions_max: %d, at least 1 is needed", c.RegionsMax)
 	}
 }
