@@ -32,7 +32,7 @@ func pageWords(t *testing.T) map[string]int {
 		t.Fatal("no chapter with the layout")
 	}
 	words := map[string]int{}
-	row := regexp.MustCompile(`(?m)^\| (\d+)[^|]*\| (\d+)[^|]*\| ([A-Z]*) *\| [^|]*\| ([^|:]*)`)
+	row := regexp.MustCompile(`(?m)^\| (\d+)[^|]*\| (\d+)[^|]*\| ([A-Z]*(?: \d)?) *\| [^|]*\| ([^|:]*)`)
 	for _, m := range row.FindAllStringSubmatch(chapter, -1) {
 		word, _ := strconv.Atoi(m[1])
 		at, _ := strconv.Atoi(m[2])
@@ -46,7 +46,7 @@ func pageWords(t *testing.T) map[string]int {
 		words[name] = word
 	}
 	for _, name := range []string{"C", "queue_size", "policy", "lane id", "TAIL", "HEAD", "WANTED", "REFUSED", "FAILED",
-		"WINDOW", "LOGGED", "drop window 0", "drop window 1", "entry s, 0 ≤ s < C"} {
+		"WINDOW", "LOGGED", "NOTED", "DROPS 0", "DROPS 1", "entry s, 0 ≤ s < C"} {
 		if _, ok := words[name]; !ok {
 			t.Fatalf("the table has no %q: %v", name, words)
 		}
@@ -138,7 +138,7 @@ func (s *pageSender) note(d lane.Descriptor) {
 	s.drop[1] += d.Length
 	s.drop[2], s.drop[3] = min(s.drop[2], uint64(d.Seq)), max(s.drop[3], uint64(d.Seq))
 	s.drop[4] = min(s.drop[4], uint64(d.TimeNS))
-	window := s.words[s.at[fmt.Sprintf("drop window %d", w%2)]:] // 3
+	window := s.words[s.at[fmt.Sprintf("DROPS %d", w%2)]:] // 3
 	if anew {
 		window[5] = 0
 	}
