@@ -27,7 +27,7 @@
 //
 //	go test ./cmd/e2e                      less than two minutes
 //	BROKERD_SIEGE=1000000 go test ./cmd/e2e -run Siege -count=1 -v -timeout 20m
-//	BROKERD_TORTURE=50 go test ./cmd/e2e -run Torture -timeout 30m
+//	BROKERD_TORTURE=50 go test ./cmd/e2e -run 'Torture|KillPoints|LanesBrokerKilled|LanesMoves|LanesReceiverStopped' -timeout 45m
 //	BROKERD_MATRIX=20 go test ./cmd/e2e -run FailureMatrix -timeout 60m
 //	go test ./cmd/e2e -update                rewrites docs/failures.md and docs/failure-matrix.md
 package e2e

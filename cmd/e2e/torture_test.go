@@ -22,7 +22,7 @@ const (
 	goOnWithinRestart = 10 * time.Second // the broker is killed and started again
 )
 
-// rounds is how often each test of this file kills.
+// rounds is how often each test of this file kills, and some of other files.
 func rounds(t *testing.T) int {
 	t.Helper()
 	if torments == "" {
