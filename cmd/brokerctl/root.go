@@ -29,6 +29,18 @@ const rootExample = `  brokerctl run camera.yml              # start a dataflow'
   brokerctl drops -f                    # every dropped message, as it happens
   brokerctl graph camera.yml -f dot | dot -Tsvg > camera.svg`
 
+// environmentUsage is the end of the root's --help.
+const environmentUsage = `{{if not .HasParent}}
+Environment (a flag goes before its variable):
+  ` + node.EnvAddr + `              the broker's HOST:PORT, for --addr
+  ` + node.EnvAuthTokenFile + `   file that holds the broker's token, for --auth-token-file
+  ` + node.EnvTLSCA + `            file of the certificates that may have signed the broker's; system: those of the machine
+  ` + node.EnvTLSName + `          name in the broker's certificate, if it is not the host of the address
+  ` + node.EnvTLSCert + `   file of brokerctl's own certificate, if the broker asks for one
+  ` + node.EnvTLSKey + `    and of its key
+  NO_COLOR                  no colours
+{{end}}`
+
 // tool is what every command has at hand.
 type tool struct {
 	streams
@@ -67,6 +79,7 @@ func newRootCommand(io streams, signals <-chan os.Signal) *cobra.Command {
 			return &cli.Exit{Code: cli.ExitUsage, Err: errors.New("a command is needed")}
 		},
 	}
+	root.SetUsageTemplate(root.UsageTemplate() + environmentUsage)
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.Usage(err) })
 	flags := root.PersistentFlags()

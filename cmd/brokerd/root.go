@@ -10,12 +10,14 @@ import (
 	"github.com/brokerd/brokerd/cmd/internal/cli"
 )
 
-const rootLong = `brokerd moves messages between the processes of a dataflow: small ones over TCP,
-large ones through shared memory, each with an exact account of what was dropped.
+const rootLong = `brokerd connects the processes of a dataflow. Between nodes of this machine messages
+of any size go through shared memory, on lanes from process to process. Where there
+is no lane they go through brokerd over TCP: small ones inside the frame, large ones
+in shared memory if the node sees it. Every dropped message is accounted for.
 
 Without a subcommand it serves until it is stopped. SIGTERM and SIGINT let nodes
-end first; a second one exits at once. SIGHUP loads the dataflow files again and
-leaves alone what did not change in them.
+end first; a second one exits at once. SIGHUP reads the dataflow files, the token and
+the certificates again, and leaves alone what did not change in them.
 
 Exit status: 0 ended in good order, 1 failed while running, 2 wrong usage,
 78 wrong configuration or dataflow file.`
@@ -23,7 +25,7 @@ Exit status: 0 ended in good order, 1 failed while running, 2 wrong usage,
 const rootExample = `  brokerd demo                                   # see it work, on photographs
   brokerd --dataflow camera.yml                  # serve one dataflow on 127.0.0.1:7447
   brokerd --config /etc/brokerd/brokerd.yaml     # as the systemd unit does
-  brokerd --listen 0.0.0.0:7447 --auth-token-file token --dataflow camera.yml
+  brokerd --listen 0.0.0.0:7447 --tls-cert cert.pem --tls-key key.pem --auth-token-file token
   brokerd check camera.yml lidar.yml             # look at dataflow files, start nothing
   brokerd config --config brokerd.yaml           # what would be in force, and why`
 
