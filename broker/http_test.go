@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/brokerd/brokerd/dataflow"
+	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/wire"
 )
 
@@ -165,6 +167,8 @@ func TestLimitsAreDocumented(t *testing.T) {
 		"| `shm_cache` | 256 MiB, at most a quarter of `shm_limit` |",
 		fmt.Sprintf("| tokens in a frame, items in a frame | %d |", max(wire.TokensMax, wire.ItemsMax)),
 		fmt.Sprintf("| depth of nesting in a frame | %d |", wire.NestingMax),
+		fmt.Sprintf("| a message | %d GiB |", shmpool.SlotBytesMax>>30),
+		fmt.Sprintf("| `queue_size` | at most %d |", dataflow.QueueSizeMax),
 		fmt.Sprintf("| TLS handshakes at a time | %d |", tlsHandshakesMax),
 		fmt.Sprintf("| connections to HTTP | %d |", httpConnectionsMax),
 		fmt.Sprintf("| wrong tokens of one address | %d at once, %d a second |", wrongTokensBurst, wrongTokensPerSecond),
