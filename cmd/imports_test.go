@@ -4,7 +4,11 @@ package cmd_test
 
 import (
 	"encoding/json"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -155,5 +159,46 @@ func TestNodeNeedsNoCgo(t *testing.T) {
 		if len(p.CgoFiles) > 0 && path != "shmpool/alloc" {
 			t.Errorf("%s has files that need cgo: %v", path, p.CgoFiles)
 		}
+	}
+}
+
+// TestUnsafe: who looks for what the compiler does not check finds it by the names of
+// the files. It reads them itself, as go list leaves out those of other systems and
+// other modules.
+func TestUnsafe(t *testing.T) {
+	found := 0
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if path != ".." && strings.HasPrefix(d.Name(), ".") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, imp := range file.Imports {
+			if imp.Path.Value != `"unsafe"` {
+				continue
+			}
+			found++
+			if !strings.Contains(d.Name(), "_unsafe") {
+				t.Errorf("%s imports unsafe; only files with _unsafe in their name may", path)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found < 5 {
+		t.Errorf("%d files import unsafe; there are more", found)
 	}
 }

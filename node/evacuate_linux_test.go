@@ -9,7 +9,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/brokerd/brokerd/wire"
 )
@@ -257,7 +256,7 @@ func TestEvacuateQueued(t *testing.T) {
 		if !bytes.Equal(m.Payload(), payloads[i]) {
 			t.Errorf("message %d is not what was sent", i)
 		}
-		if at := uintptr(unsafe.Pointer(unsafe.SliceData(m.Payload()))); at%64 != 0 {
+		if at := addressOf(m.Payload()); at%64 != 0 {
 			t.Errorf("message %d lies at %#x", i, at)
 		}
 		m.Release()
