@@ -6,23 +6,27 @@ import (
 	"path/filepath"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/brokerd/brokerd/wire"
 )
 
 // testPrefix starts the names of all objects that the tests make.
 var testPrefix = fmt.Sprintf("brokerdtest%d", os.Getpid())
 
+// TestMain fails if a test leaves a goroutine or a shared memory object behind.
 func TestMain(m *testing.M) {
-	code := m.Run()
-	left, err := filepath.Glob(filepath.Join(Dir, testPrefix+"*"))
-	for _, path := range left {
-		_ = os.Remove(path)
-	}
-	if err != nil || len(left) > 0 {
-		fmt.Fprintln(os.Stderr, "left behind:", left, err)
-		code = 1
-	}
-	os.Exit(code)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		left, err := filepath.Glob(filepath.Join(Dir, testPrefix+"*"))
+		for _, path := range left {
+			_ = os.Remove(path)
+		}
+		if err != nil || len(left) > 0 {
+			fmt.Fprintln(os.Stderr, "left behind:", left, err)
+			code = 1
+		}
+		os.Exit(code)
+	}))
 }
 
 // makeObject makes a shared memory object of size bytes and returns its name.

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/brokerd/brokerd/shmpool"
@@ -44,16 +45,17 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	code := m.Run()
-	left, err := filepath.Glob(filepath.Join(shmpool.Dir, testPrefix+"*"))
-	for _, path := range left {
-		_ = os.Remove(path)
-	}
-	if err != nil || len(left) > 0 {
-		fmt.Fprintln(os.Stderr, "left behind:", left, err)
-		code = 1
-	}
-	os.Exit(code)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		left, err := filepath.Glob(filepath.Join(shmpool.Dir, testPrefix+"*"))
+		for _, path := range left {
+			_ = os.Remove(path)
+		}
+		if err != nil || len(left) > 0 {
+			fmt.Fprintln(os.Stderr, "left behind:", left, err)
+			code = 1
+		}
+		os.Exit(code)
+	}))
 }
 
 // children are the programs of other processes. Each prints a line when it is

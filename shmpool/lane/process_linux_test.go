@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/brokerd/brokerd/shmpool"
 	"github.com/brokerd/brokerd/wire"
 )
@@ -33,6 +35,7 @@ const (
 
 var testPrefix = fmt.Sprintf("brokerdlane%d", os.Getpid())
 
+// TestMain fails if a test leaves a goroutine or a shared memory object behind.
 func TestMain(m *testing.M) {
 	if line := os.Getenv(childEnv); line != "" {
 		if err := runChild(line); err != nil {
@@ -41,16 +44,17 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	code := m.Run()
-	left, _ := filepath.Glob(filepath.Join(shmpool.Dir, testPrefix+"*"))
-	for _, path := range left {
-		_ = os.Remove(path)
-	}
-	if len(left) > 0 {
-		fmt.Fprintln(os.Stderr, "left behind:", left)
-		code = 1
-	}
-	os.Exit(code)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		left, _ := filepath.Glob(filepath.Join(shmpool.Dir, testPrefix+"*"))
+		for _, path := range left {
+			_ = os.Remove(path)
+		}
+		if len(left) > 0 {
+			fmt.Fprintln(os.Stderr, "left behind:", left)
+			code = 1
+		}
+		os.Exit(code)
+	}))
 }
 
 // setup is what both ends know.

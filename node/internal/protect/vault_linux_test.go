@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // childEnv makes the test binary a program with a mistake.
@@ -20,7 +22,7 @@ func TestMain(m *testing.M) {
 		child(how)
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 var owner = Owner{Use: Payload, Node: "sink", Port: "frames", Seq: 17}
