@@ -133,10 +133,16 @@ func (w *world) span(receivers []*child, long time.Duration) []span {
 }
 
 // Ten nodes in a row that wait for messages on lanes, and their broker, use next
-// to no processor time.
+// to no processor time. What else the machine does can only add to it, so that one
+// quiet window shows what they take.
 func TestLanesIdle(t *testing.T) {
 	t.Parallel()
-	const nodes, watched = 10, 10 * time.Second
+	const (
+		nodes    = 10
+		watched  = 10 * time.Second // longer than the period of anything that comes again
+		attempts = 3
+		most     = 0.5 // per cent of a processor
+	)
 	var flow strings.Builder
 	flow.WriteString("nodes:\n")
 	for i := range nodes {
@@ -160,24 +166,26 @@ func TestLanesIdle(t *testing.T) {
 	for _, c := range w.nodes {
 		pids = append(pids, c.pid)
 	}
-	begun, before := time.Now(), w.processorTimes(pids)
-	time.Sleep(watched)
-	var total, nodesTotal time.Duration
-	elapsed := time.Since(begun)
-	for i, used := range w.processorTimes(pids) {
-		total += used - before[i]
-		if i > 0 {
-			nodesTotal += used - before[i]
+	least := 100.0
+	for range attempts {
+		begun, before := time.Now(), w.processorTimes(pids)
+		time.Sleep(watched)
+		elapsed := time.Since(begun)
+		var total, broker time.Duration
+		for i, used := range w.processorTimes(pids) {
+			total += used - before[i]
+			if i == 0 {
+				broker = total
+			}
+		}
+		share := 100 * total.Seconds() / elapsed.Seconds()
+		t.Logf("%d nodes and brokerd used %v in %v, %.3f %% of a processor; brokerd alone %v", nodes, total, elapsed.Round(time.Millisecond), share, broker)
+		least = min(least, share)
+		if least < most || raceDetector { // whose own time is in it
+			return
 		}
 	}
-	share := 100 * total.Seconds() / elapsed.Seconds()
-	t.Logf("%d nodes and brokerd used %v in %v, %.3f %% of a processor; brokerd alone %v", nodes, total, elapsed.Round(time.Millisecond), share, total-nodesTotal)
-	// The aim is half a percent of a processor, and the line above says what it was.
-	// A test among others on a shared machine can only tell a node that spins or
-	// polls, which takes many times as much.
-	if share >= 2 && !raceDetector {
-		t.Errorf("idle, but %.2f %% of a processor are used", share)
-	}
+	t.Errorf("idle, but at least %.2f %% of a processor are used, less than %.1f %% are expected", least, most)
 }
 
 // processorTimes is what each process has used so far, in user and kernel mode.
