@@ -101,45 +101,65 @@ func TestLanesMixed(t *testing.T) {
 	w.slotsFree(source)
 }
 
-// A sender has 63 lanes. The edges beyond that go through the broker, and say so.
+// A sender has 63 lanes. The edges beyond that go through the broker, and say so. No
+// node has a thread for each lane, neither the sender nor a receiver of many.
 func TestLanesMany(t *testing.T) {
 	t.Parallel()
-	const nodes, inputs, messages = 7, 10, 300
+	const messages, edges = 300, 70
+	inputs := []int{40, 10, 10, 10} // of each sink
 	var flow strings.Builder
 	flow.WriteString("nodes:\n  - {id: source, path: dynamic, outputs: [frames]}\n")
-	for i := range nodes {
+	for i, n := range inputs {
 		fmt.Fprintf(&flow, "  - id: sink%d\n    path: dynamic\n    inputs:\n", i)
-		for k := range inputs {
+		for k := range n {
 			fmt.Fprintf(&flow, "      in%d: {source: source/frames, policy: block, queue_size: 8}\n", k)
 		}
 	}
 	w := laneWorld(t, flow.String())
-	source := w.start("source", program{})
+	const processors = "GOMAXPROCS=2" // Go has threads for each: those are not what is counted
+	source := w.start("source", program{}, processors)
 	var sinks []*child
-	for i := range nodes {
-		sinks = append(sinks, w.start(fmt.Sprintf("sink%d", i), program{Receive: true}))
+	for i := range inputs {
+		sinks = append(sinks, w.start(fmt.Sprintf("sink%d", i), program{Receive: true}, processors))
 	}
-	source.do(order{Do: "await", Output: "frames", Count: nodes * inputs})
+	source.do(order{Do: "await", Output: "frames", Count: edges})
+	most := 0 // lanes of the first sink
 	w.eventually("63 lanes", func(s wire.Status) error {
 		lanes, brokered := 0, 0
+		most = 0
 		for _, e := range s.Edges {
 			switch {
 			case e.Path == "lane":
 				lanes++
+				if strings.HasPrefix(e.To, "sink0/") {
+					most++
+				}
 			case strings.Contains(e.PathReason, "63 lanes"):
 				brokered++
 			}
 		}
-		if lanes != 63 || brokered != nodes*inputs-63 {
+		if lanes != 63 || brokered != edges-63 {
 			return fmt.Errorf("%d lanes, %d brokered because of that", lanes, brokered)
 		}
 		return nil
 	})
 	s := source.send(order{Output: "frames", Sizes: []int{64, 20_000}, Count: messages})
-	t.Logf("%d messages to %d inputs in %v, longest wait %v", messages, nodes*inputs, s.Elapsed.Round(time.Millisecond), s.MaxGap.Round(time.Millisecond))
+	t.Logf("%d messages to %d inputs in %v, longest wait %v", messages, edges, s.Elapsed.Round(time.Millisecond), s.MaxGap.Round(time.Millisecond))
+	for i, c := range sinks {
+		w.eventually(c.id+" waits for more", func(wire.Status) error {
+			if got, want := c.report().Stats.Received, uint64(inputs[i]*messages); got != want {
+				return fmt.Errorf("%d messages of %d", got, want)
+			}
+			return nil
+		})
+	}
+	// Go keeps the threads that it once had, so this is also the most while messages
+	// ran and the sender waited for room.
+	w.fewThreads(source, 63)
+	w.fewThreads(sinks[0], most)
 	source.do(order{Do: "close_output", Output: "frames"})
-	for _, c := range sinks {
-		for k := range inputs {
+	for i, c := range sinks {
+		for k := range inputs[i] {
 			whole(t, fmt.Sprintf("%s/in%d", c.id, k), w.closed(c, fmt.Sprintf("in%d", k)), messages)
 		}
 	}
@@ -147,9 +167,27 @@ func TestLanesMany(t *testing.T) {
 	w.slotsFree(source)
 }
 
+// fewThreads complains about a node with more threads than one that waits at one
+// place needs, however many lanes it has.
+func (w *world) fewThreads(c *child, lanes int) {
+	w.t.Helper()
+	const most = 16 // less than half as many as the lanes of any node that is looked at
+	n, err := procNumbers(c.pid, "status")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Logf("%s, with %d lanes, has %d threads", c.id, lanes, n["Threads"])
+	if lanes < 2*most {
+		w.t.Errorf("%s has %d lanes only: too few to tell", c.id, lanes)
+	}
+	if n["Threads"] == 0 || n["Threads"] > most {
+		w.t.Errorf("%s, with %d lanes, has %d threads, at most %d are expected", c.id, lanes, n["Threads"], most)
+	}
+}
+
 // movesFlow has an edge whose policy changes, one that only gets another
 // queue_size, one whose receiver comes with lanes and without, and one that
-// stays.
+// stays, beside a timer of the same node.
 const movesFlow = `nodes:
   - id: source
     path: dynamic
@@ -170,10 +208,12 @@ const movesFlow = `nodes:
     path: dynamic
     inputs:
       frames: {source: source/frames, policy: block, queue_size: 8}
+      tick: timer/hz/100
 `
 
 // Edges move from lane to lane, and between lanes and broker, in the middle of
-// traffic: order and counts of each stay exact.
+// traffic: order and counts of each stay exact. A node that waits for a lane gets the
+// ticks of its timer, too.
 func TestLanesMoves(t *testing.T) {
 	t.Parallel()
 	w := laneWorld(t, fmt.Sprintf(movesFlow, "drop-oldest", 4, 4))
@@ -208,6 +248,10 @@ func TestLanesMoves(t *testing.T) {
 			w.onLanes(edges...)
 		}
 		moment()
+		// The sender is at it, so that neither may come in place of the other.
+		frames := stays.count("frames")
+		w.got(stays, "tick", 3)
+		w.has(stays, "frames", frames+3)
 		guests += w.leave(guest)
 		w.gone("guest")
 	}
@@ -219,6 +263,16 @@ func TestLanesMoves(t *testing.T) {
 		in := w.closed(c, "frames")
 		whole(t, c.id, in, s.Sent)
 		waits = append(waits, c.id, in.MaxGap)
+	}
+	r := stays.report()
+	if r.Stats.LaneReceived != s.Sent {
+		t.Errorf("stays: %d messages of %d came on a lane", r.Stats.LaneReceived, s.Sent)
+	}
+	// What is too many for the queue is dropped, and announced like any other.
+	if ticks := r.Inputs["tick"]; len(ticks.Lives) != 1 || ticks.Lives[0].Unexplained != 0 || ticks.Closed != "" {
+		t.Errorf("stays: ticks: %+v", ticks)
+	} else {
+		t.Logf("stays: %d ticks and %d dropped, beside %d messages", ticks.Lives[0].Count, ticks.Lives[0].Dropped, s.Sent)
 	}
 	in := w.closed(policy, "frames")
 	t.Log(append(waits, "policy", in.MaxGap)...)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -122,6 +123,7 @@ type nodeProcess struct {
 	shut  context.CancelFunc
 	deaf  chan struct{} // closed when none is taken any more
 	trap  atomic.Pointer[trap]
+	ticks map[string]bool // inputs that a timer feeds
 
 	mu      sync.Mutex // guards what follows
 	report  report
@@ -165,6 +167,10 @@ func runProgram(text string) int {
 	if err != nil {
 		p.say(failed(0, err))
 		return 3
+	}
+	p.ticks = map[string]bool{}
+	for _, in := range p.n.Inputs() {
+		p.ticks[in.ID] = strings.HasPrefix(in.Source, "timer/")
 	}
 	p.leaveOnTerm()
 	p.renewHalt()
@@ -469,7 +475,14 @@ func (p *nodeProcess) take(ev node.Event) {
 	m := ev.Message
 	age := m.Age()
 	number := uint64(m.Seq())
-	life, err := check(m.Payload(), number)
+	var life uint64
+	var err error
+	tick := p.ticks[ev.Input]
+	if !tick {
+		life, err = check(m.Payload(), number)
+	} else if n := len(m.Payload()); n > 0 {
+		err = fmt.Errorf("tick %d: %d bytes", number, n)
+	}
 	if err != nil {
 		p.say(answer{Fault: ev.Input + ": " + err.Error()})
 	}
@@ -484,7 +497,7 @@ func (p *nodeProcess) take(ev node.Event) {
 		p.say(answer{Fault: ev.Input + ": " + fault})
 	}
 	var old []keptMessage
-	if p.program.KeepAll || p.program.Keep > 0 {
+	if !tick && (p.program.KeepAll || p.program.Keep > 0) {
 		p.kept = append(p.kept, keptMessage{m, ev.Input})
 		if over := len(p.kept) - p.program.Keep; over > 0 && !p.program.KeepAll {
 			old = append(old, p.kept[:over]...)
@@ -496,7 +509,9 @@ func (p *nodeProcess) take(ev node.Event) {
 	p.mu.Unlock()
 	p.pass()
 	for _, k := range old {
-		p.checkKept(k)
+		if !tick {
+			p.checkKept(k)
+		}
 		k.message.Release()
 	}
 }
