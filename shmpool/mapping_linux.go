@@ -141,12 +141,11 @@ func (m *Mapping) prefaultStep(part func() []byte, write bool) error {
 		return os.ErrClosed
 	}
 	pages := part()
-	advice := unix.MADV_POPULATE_READ
-	if write {
-		advice = unix.MADV_POPULATE_WRITE
-	}
 	for {
-		switch err := unix.Madvise(pages, advice); {
+		// Reading, also where writing is allowed: the kernel enters sixteen pages at a
+		// time then, writable ones, because nobody wants to know of the first write to a
+		// page of /dev/shm. 40 MiB: 5.5 ms against 10.4.
+		switch err := unix.Madvise(pages, unix.MADV_POPULATE_READ); {
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"testing"
@@ -163,6 +164,32 @@ func TestPrefault(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// TestPrefaultForWriting: the first write to a page that was entered by reading is
+// no fault.
+func TestPrefaultForWriting(t *testing.T) {
+	g := Geometry{SlotBytes: 1 << 20, Slots: 4}
+	m := mustMap(t, makeRegion(t, "writing", 5, g), 5, g, ReadWrite)
+	if err := m.Prefault(); err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	faults := func() int64 {
+		var usage unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_THREAD, &usage); err != nil {
+			t.Fatal(err)
+		}
+		return usage.Minflt
+	}
+	before := faults()
+	for offset := HeaderBytes; offset < len(m.data); offset += PageBytes {
+		m.data[offset]++
+	}
+	if n, pages := faults()-before, int64(g.Bytes()/PageBytes); n > pages/16 {
+		t.Errorf("%d faults for %d pages", n, pages)
 	}
 }
 
