@@ -324,7 +324,7 @@ func (r *receiver) orphanFirst(a *aftermath) (Event, bool) {
 		if !l.orphan || l.input.info.ID != head.input.info.ID {
 			continue
 		}
-		for {
+		for range l.grant.QueueSize + 1 {
 			if ev, got := r.popLane(l, a); got {
 				return ev, true
 			}
@@ -337,9 +337,11 @@ func (r *receiver) orphanFirst(a *aftermath) (Event, bool) {
 	return Event{}, false
 }
 
-// popLane takes the next message off one lane.
+// popLane takes the next message off one lane. Of those that cannot be read it takes
+// no more at a time than the lane can have: a sender that goes on with nonsense must
+// not keep this node from everything else.
 func (r *receiver) popLane(l *laneIn, a *aftermath) (Event, bool) {
-	for {
+	for range l.grant.QueueSize + 1 {
 		if !l.parked.active {
 			if l.faulty && !l.closing && r.lanes.online {
 				return Event{}, false // the broker is about to close it
@@ -390,6 +392,7 @@ func (r *receiver) popLane(l *laneIn, a *aftermath) (Event, bool) {
 		l.parked = parking{}
 		r.unreadable(l, err, a)
 	}
+	return Event{}, false
 }
 
 // park lets a message wait for its region, and returns false if it has waited
