@@ -63,7 +63,8 @@ func TestRegionChangesHands(t *testing.T) {
 	}
 }
 
-// Send goes on as soon as a slow receiver has taken one message.
+// Send goes on as soon as a receiver has taken one message, also if it was quick
+// before: it may take no other until that has come.
 func TestRoomForOne(t *testing.T) {
 	w := newLaneWorld(t)
 	w.sender.sleeper.max = time.Hour // a wake-up that is lost stays lost
@@ -71,15 +72,24 @@ func TestRoomForOne(t *testing.T) {
 	for range 8 {
 		w.send("x")
 	}
-	for range 2 {
-		sent := make(chan struct{})
-		go func() {
-			w.send("y")
-			close(sent)
-		}()
-		eventually(t, "the sender waits", func() bool { return w.sender.sleeper.waiting.Load() > 0 })
-		time.Sleep(2 * quickRoom) // the receiver is slow
-		w.next().Release()
-		<-sent
+	for range 4 {
+		for _, quick := range []bool{false, true} {
+			w.out.mu.Lock()
+			w.out.quickRoom = quick
+			w.out.mu.Unlock()
+			sent := make(chan struct{})
+			go func() {
+				w.send("y")
+				close(sent)
+			}()
+			eventually(t, "the sender waits", func() bool { return w.sender.sleeper.waiting.Load() > 0 })
+			time.Sleep(2 * quickRoom) // the receiver is slow
+			w.next().Release()
+			select {
+			case <-sent:
+			case <-time.After(testTimeout / 2):
+				t.Fatalf("there is room for one, and Send waits; quick before: %v", quick)
+			}
+		}
 	}
 }

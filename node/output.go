@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/brokerd/brokerd/shmpool/lane"
 	"github.com/brokerd/brokerd/wire"
@@ -58,6 +59,7 @@ type Output struct {
 	toRing                []*peerBell     // scratch
 	shortTold             bool            // the broker was asked to close the lanes, for want of memory
 	quickRoom             bool            // the last wait for room on a lane was short
+	roomTimer             *time.Timer     // to doubt that
 }
 
 // ID returns the output's id.

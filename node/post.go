@@ -137,7 +137,8 @@ func (o *Output) roomOnLanes(want bool) bool {
 		_, verdict := l.producer.Room()
 		if want && verdict == lane.Full {
 			// For a receiver that is quick, half of the queue at a time: a wake-up costs
-			// more than a message. A slow one may be waited for with each message.
+			// more than a message. A slow one may be waited for with each message, and does
+			// perhaps not take another before it has an answer to the first.
 			room := 1
 			if o.quickRoom {
 				room = int(l.grant.QueueSize+1) / 2
@@ -182,18 +183,38 @@ func (o *Output) waitFor(ctx context.Context, room bool) error {
 	w := outputWaitPool.Get().(*outputWait)
 	*w = outputWait{o: o, seen: o.changes, room: room}
 	o.waiting++
+	if room && o.quickRoom {
+		if o.roomTimer == nil {
+			o.roomTimer = time.AfterFunc(quickRoom, o.notQuick)
+		} else {
+			o.roomTimer.Reset(quickRoom)
+		}
+	}
 	o.mu.Unlock()
 	begun := time.Now()
 	err := o.n.sleeper.wait(ctx, w)
 	o.mu.Lock()
 	o.waiting--
 	if room {
-		o.quickRoom = time.Since(begun) < quickRoom
+		if o.roomTimer != nil {
+			o.roomTimer.Stop()
+		}
+		if o.changes == w.seen { // else it was not for the room that the wait has ended
+			o.quickRoom = time.Since(begun) < quickRoom
+		}
 	}
 	o.mu.Unlock()
 	*w = outputWait{}
 	outputWaitPool.Put(w)
 	return err
+}
+
+// notQuick has those who wait for half of a queue look for less.
+func (o *Output) notQuick() {
+	o.mu.Lock()
+	o.quickRoom = false
+	o.mu.Unlock()
+	o.n.sleeper.rouse()
 }
 
 func (o *Output) waitUnlockFor(ctx context.Context, what admission) error {
