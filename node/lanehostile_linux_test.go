@@ -21,6 +21,9 @@ type hostile struct {
 
 func newHostile(t *testing.T) *hostile {
 	w := newLaneWorld(t)
+	w.receiver.receiver.mu.Lock()
+	w.receiver.receiver.lanes.park = 300 * time.Millisecond
+	w.receiver.receiver.mu.Unlock()
 	l := w.newLane(16, wire.PolicyDropOldest, 3)
 	w.cr.send(w.forReceiver(l))
 	expectLane[*wire.LaneReady](w.cr)
@@ -145,7 +148,7 @@ func TestLaneWaitsForItsRegion(t *testing.T) {
 		t.Error("there is more")
 	}
 	go func() { _, _ = h.receiver.Next(testContext(t)) }()
-	if fault := expectLane[*wire.LaneFault](h.cr); fault.SeqFirst != 3 || time.Since(begun) < parkMax {
+	if fault := expectLane[*wire.LaneFault](h.cr); fault.SeqFirst != 3 || time.Since(begun) < h.receiver.receiver.lanes.park {
 		t.Errorf("got %s after %v", fault, time.Since(begun))
 	}
 	_ = h.receiver.Close()

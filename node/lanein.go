@@ -86,8 +86,9 @@ type receiverLanes struct {
 	turn    int  // in active
 	first   bool // lanes are looked at before the queue
 	orphans int
-	online  bool      // there is a broker that knows these lanes
-	since   time.Time // it is there, and has adopted them
+	online  bool          // there is a broker that knows these lanes
+	park    time.Duration // parkMax; tests have less time
+	since   time.Time     // it is there, and has adopted them
 	// leftover is what lanes that are gone have lost behind their last message, by
 	// input.
 	leftover map[string]uint64
@@ -412,7 +413,7 @@ func (r *receiver) park(l *laneIn) bool {
 
 // parkFor sets how long a parked message waits.
 func (r *receiver) parkFor(l *laneIn, now time.Time) {
-	until := now.Add(parkMax)
+	until := now.Add(r.lanes.park)
 	if adopted := r.lanes.since.Add(parkAdoptedMax); until.Before(adopted) && !l.closing {
 		until = adopted
 	}

@@ -63,6 +63,7 @@ func Connect(ctx context.Context, cfg Config) (*Node, error) {
 	n.log = n.cfg.Logger
 	n.life, n.die = context.WithCancel(context.Background())
 	n.receiver.n = n
+	n.receiver.lanes.park = parkMax
 	n.sleeper = newSleeper(n.cfg.Spin)
 	if cfg.Protect {
 		if err := n.openVault(); err != nil {
