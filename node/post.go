@@ -196,7 +196,7 @@ func (o *Output) waitFor(ctx context.Context, room bool) error {
 	o.mu.Lock()
 	o.waiting--
 	if room {
-		if o.roomTimer != nil {
+		if o.roomTimer != nil && o.waiting == 0 {
 			o.roomTimer.Stop()
 		}
 		if o.changes == w.seen { // else it was not for the room that the wait has ended
