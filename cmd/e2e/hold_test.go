@@ -142,6 +142,7 @@ func holdForeverBlock(t *testing.T, lanes bool) {
 		}
 		return settled(s)
 	})
+	w.has(good, "frames", 100) // taken off the lane is not yet in its account
 	if in := good.report().Inputs["frames"].Lives[0]; in.Count != 100 || in.Dropped != 0 {
 		t.Errorf("the blocking receiver: %+v", in)
 	}

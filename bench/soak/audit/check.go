@@ -217,7 +217,20 @@ func (c *check) mark(m Mark) {
 	if c.flowsOn(before, after, m.Broker) {
 		return
 	}
-	c.excuse(before, end, gapConnection, 0)
+	c.excuse(before, c.gapEnd(m.Joined, c.firstThrough(m.Broker, at, after)), gapConnection, 0)
+}
+
+// firstThrough returns the first message that was delivered through a broker, where
+// after is the first one behind at: what was left on a lane that it has not taken over
+// comes after the connection to it, and is older than the death of the one before.
+func (c *check) firstThrough(broker uint64, at, after int) int {
+	for _, k := range c.Crashes {
+		if k.Next == broker && !k.Whole {
+			_, late := c.around(max(at, c.begunAt(k.At)))
+			after = max(after, late)
+		}
+	}
+	return after
 }
 
 // flowsOn reports whether an edge was on a lane when a broker died, and on the same
@@ -248,8 +261,9 @@ func (c *check) crash(k Crash) {
 		if m.Broker != k.Next {
 			continue
 		}
-		before, after := c.around(c.place(m.At))
-		to = min(to, after)
+		at := c.place(m.At)
+		before, after := c.around(at)
+		to = min(to, c.firstThrough(k.Next, at, after))
 		if m.Joined.After(joined) {
 			joined = m.Joined
 		}

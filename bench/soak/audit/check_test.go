@@ -207,6 +207,28 @@ func TestBrokerKilled(t *testing.T) {
 	}
 }
 
+// What was left on a lane that the next broker has not taken over comes after the
+// connection to it: messages 46 and 48, of those before the broker's death at 50.
+func TestLeftOnLane(t *testing.T) {
+	for name, test := range map[string]struct {
+		missing []uint64
+		fault   string
+	}{
+		"nobody had it meanwhile": {missing: append(to(47, 47), to(49, 60)...)},
+		"lost later":              {missing: append(to(47, 47), append(to(49, 60), 70)...), fault: "message 70"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := edge(life(1, 0, 100, true, test.missing...))
+			e.Marks = []Mark{
+				{Kind: MarkConnection, At: Place{1, 45}, Joined: at(60), Broker: 2}, // the receiver
+				{Kind: MarkConnection, At: Place{1, 51}, Joined: at(52), Broker: 2},
+			}
+			e.Crashes = []Crash{{At: at(50), Broker: 1, Next: 2, From: Place{1, 45}}}
+			expect(t, Check(e), test.fault)
+		})
+	}
+}
+
 // The sender was another process when the broker died, whose edge had no lane yet.
 func TestBrokerAndSenderKilled(t *testing.T) {
 	first := life(1, 0, 40, true)
