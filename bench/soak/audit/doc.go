@@ -29,8 +29,9 @@
 //     had logged drops of the last moment. From the last message that was delivered
 //     before (death - lag), to the first one through the next broker, or (joined +
 //     lag). Messages on a lane know no such gap: what two nodes have taken over by
-//     the next broker must be whole. But a message that its sender got no memory
-//     for is told to the broker, and dies with it.
+//     the next broker must be whole. (What is left on a lane that it has not taken
+//     over, because a node came too late, comes in the midst of the gap.) But a message
+//     that its sender got no memory for is told to the broker, and dies with it.
 //   - sender: its process died with messages in its buffers, after (death - lag); on
 //     a lane that is at most the one that it was about to publish.
 //   - connection: a node that is not local lost its connection; as for a broker.
