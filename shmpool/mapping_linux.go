@@ -112,8 +112,7 @@ func (m *Mapping) checkHeader() error {
 const prefaultStepBytes = 4 << 20
 
 // Prefault has the kernel enter all pages of the region in this process's page
-// tables (and allocate those that do not exist yet, if the mapping is writable),
-// so that the first payloads do not pay for it: a first touch costs about 20
+// tables, so that the first payloads do not pay for it: a first touch costs about 20
 // times as much as a warm one. Contents are not changed. It may run in a
 // goroutine of its own while the mapping is used; a Close ends it early, with
 // os.ErrClosed.
@@ -134,6 +133,7 @@ func (m *Mapping) Prefault() error {
 }
 
 // prefaultStep enters the pages that part returns, if the mapping is still there.
+// write is for kernels that have to be helped by hand.
 func (m *Mapping) prefaultStep(part func() []byte, write bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

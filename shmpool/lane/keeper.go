@@ -54,17 +54,17 @@ type Keeper struct {
 	mu       sync.Mutex
 	words    []uint64 // nil once released
 	release  func()
-	err      error   // the lane is corrupt, for good
-	window   uint64  // number of the current drop window
-	turned   uint64  // drops up to its start that are not told yet
-	unread   bool    // the window before it is still to be read
-	read     uint64  // number of the last window that was read
-	noted    Drops   // of windows read, not told yet
-	told     []Drops // each of them, until it is confirmed
-	late     uint64  // drops counted at the last look whose numbers were not noted
-	seqLast  wire.Seq
-	reported uint64 // evicted + refused as told so far
-	logged   uint64 // of these, as confirmed
+	err      error    // the lane is corrupt, for good
+	window   uint64   // number of the current drop window
+	turned   uint64   // drops up to its start that are not told yet
+	unread   bool     // the window before it is still to be read
+	read     uint64   // number of the last window that was read
+	noted    Drops    // of windows read, not told yet
+	told     []Drops  // each of them, until it is confirmed
+	late     uint64   // drops counted at the last look whose numbers were not noted
+	seqLast  wire.Seq // the highest number that was told
+	reported uint64   // evicted + refused as told so far
+	logged   uint64   // of these, as confirmed
 	last     Counters
 }
 
